@@ -1,0 +1,7 @@
+"""``python -m oneai_middleware`` is ``oneai``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

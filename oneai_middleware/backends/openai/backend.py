@@ -1,0 +1,256 @@
+"""The backend that asks another server in OpenAI's own protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from ...errors import APIError, BackendUnavailable, ConfigurationError, InvalidJSON
+from ...protocol import json
+from ...protocol.chat import ChatRequest, Chunk, Completion, Item, Timeouts
+from ...protocol.sse import Event, EventSplitter, EventTooLong
+from ..base import Backend
+from .errors import error_in_answer, error_of, private
+from .requests_transport import RequestsTransport
+from .transport import Reply, Transport
+
+MAX_ANSWER = 64 * 2**20
+"""Bytes of an answer in one piece, or of a refusal's body."""
+
+_DONE = b"[DONE]"
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+
+
+class OpenAIBackend(Backend):
+    """A provider with an OpenAI-compatible ``/chat/completions``.
+
+    :param base_url: what stands before ``/chat/completions``, used as it is.
+    :param api_key: our key there; leave it out for servers that want none.
+    :param headers: further headers to send.
+    :param proxy: the address of an HTTP proxy; the environment's are not used.
+    :param verify: whether to check TLS certificates, or the path of a CA bundle.
+    :param transport: what carries the bytes, instead of requests.
+    :raises ConfigurationError: an option is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str = "",
+        api_key: str = "",
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        verify: bool | str = True,
+        transport: Transport | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(**unknown)
+        address = _address(base_url)
+        if not _is_plain(api_key):
+            raise ConfigurationError("api_key: a string of plain characters on one line")
+        _check_proxy(proxy)
+        _check_verify(verify)
+        headers = _headers({} if headers is None else headers)
+        self._base_url = base_url.rstrip("/")
+        # A provider may echo what it was sent, and where.
+        self._private = private(
+            [api_key, address.netloc, address.hostname or "", *headers.values()]
+        )
+        self._headers = {**_fixed_headers(api_key), **headers}
+        self._transport = transport or RequestsTransport(proxy=proxy, verify=verify)
+
+    def stream(self, request: ChatRequest) -> Iterator[Item]:
+        """The provider's events, as they come; ``None`` for its comments."""
+        options = dict(request.body.get("stream_options") or {})
+        # OpenAI's own padding against eavesdroppers; other providers refuse it.
+        options.pop("include_obfuscation", None)
+        body = {
+            **request.body,
+            "stream": True,
+            "stream_options": {**options, "include_usage": True},
+        }
+        with self._reply(request, body) as reply:
+            yield None  # it has taken the call up
+            if "text/event-stream" in reply.headers.get("content-type", ""):
+                yield from self._chunks(reply)
+            else:
+                yield _as_chunk(self._completion(_read_all(reply)))
+
+    def complete(self, request: ChatRequest) -> Completion:
+        """The provider's answer in one piece."""
+        body = {**request.body, "stream": False}
+        body.pop("stream_options", None)
+        with self._reply(request, body) as reply:
+            return self._completion(_read_all(reply))
+
+    def check(self) -> None:
+        """Ask the provider for its models."""
+        reply = self._transport.open(f"{self._base_url}/models", self._headers, None, Timeouts())
+        with contextlib.closing(reply):
+            reply.begin()
+            if reply.status != 200:
+                raise error_of(reply.status, reply.headers, _read_all(reply), self._private)
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._transport.close()
+
+    @contextlib.contextmanager
+    def _reply(self, request: ChatRequest, body: Mapping[str, Any]) -> Iterator[Reply]:
+        """The provider's reply to ``body``, past its status."""
+        reply = self._transport.open(
+            f"{self._base_url}/chat/completions",
+            self._headers,
+            _encoded(body),
+            request.timeouts,
+        )
+        request.cancellation.on_cancel(reply.cancel)
+        with contextlib.closing(reply):
+            reply.begin()
+            if reply.status != 200:
+                raise error_of(reply.status, reply.headers, _read_all(reply), self._private)
+            yield reply
+
+    def _chunks(self, reply: Reply) -> Iterator[Chunk | None]:
+        begun = finished = False
+        splitter = EventSplitter()
+        for event in _events(reply, splitter):
+            if event.data is None:
+                yield None
+            elif event.data.startswith(_DONE):
+                reply.finish()
+                finished = begun
+                break
+            else:
+                chunk = self._chunk(event)
+                begun = begun or bool(chunk.choices)
+                finished = finished or any(c.get("finish_reason") for c in chunk.choices)
+                yield chunk
+        if not finished:
+            where = "within an event" if splitter.pending else "before its answer was complete"
+            raise BackendUnavailable(f"the stream ended {where}")
+
+    def _chunk(self, event: Event) -> Chunk:
+        value = _decoded(event.data or b"")
+        error = error_in_answer(value, self._private)
+        if error is not None:
+            raise _as_provider_error(error)
+        if event.name == "error":
+            raise BackendUnavailable("an error event without an error")
+        return Chunk(value)
+
+    def _completion(self, data: bytes) -> Completion:
+        value = _decoded(data)
+        error = error_in_answer(value, self._private)
+        if error is not None:
+            raise error
+        completion = Completion(value)
+        if not any(isinstance(choice.get("message"), dict) for choice in completion.choices):
+            raise BackendUnavailable("an answer without choices")
+        return completion
+
+
+def _address(base_url: Any) -> SplitResult:
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        address: SplitResult = urlsplit(base_url)
+        plain = not (address.query or address.fragment or address.username)
+        if _is_http(address) and plain:
+            return address
+    raise ConfigurationError(
+        "base_url: an address such as 'https://api.example.com/v1', "
+        "which '/chat/completions' is added to"
+    )
+
+
+def _is_http(address: SplitResult) -> bool:
+    return address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
+
+
+def _check_proxy(proxy: Any) -> None:
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        if proxy is None or _is_http(urlsplit(proxy)):
+            return
+    raise ConfigurationError("proxy: an address such as 'http://proxy.example:3128'")
+
+
+def _check_verify(verify: Any) -> None:
+    if not isinstance(verify, bool) and not (isinstance(verify, str) and Path(verify).exists()):
+        raise ConfigurationError("verify: True, False, or the path of a CA bundle that is there")
+
+
+def _headers(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        _is_plain(part) for item in value.items() for part in item
+    ):
+        raise ConfigurationError("headers: a table of strings of plain characters")
+    for name in value:
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"headers: {name!r} is no name of a header")
+    return value
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+def _fixed_headers(api_key: str) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        # Compressed events would come in bursts.
+        "Accept-Encoding": "identity",
+        "User-Agent": "oneai_middleware",
+    }
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    return headers
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.encode(body)
+    except json.MalformedJSON:
+        # It has been decoded, but from less deep a stack than this one.
+        raise InvalidJSON("The body is nested too deep.") from None
+
+
+def _events(reply: Reply, splitter: EventSplitter) -> Iterator[Event]:
+    try:
+        while data := reply.read1():
+            yield from splitter.feed(data)
+        yield from splitter.close()
+    except EventTooLong:
+        raise BackendUnavailable("an event of over a megabyte") from None
+
+
+def _read_all(reply: Reply) -> bytes:
+    data = bytearray()
+    while piece := reply.read1():
+        data += piece
+        if len(data) > MAX_ANSWER:
+            raise BackendUnavailable(f"an answer of over {MAX_ANSWER} bytes")
+    return bytes(data)
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.decode(data)
+    except json.MalformedJSON:
+        raise BackendUnavailable("an answer that is not JSON") from None
+    if not isinstance(value, dict):
+        raise BackendUnavailable("an answer that is not a JSON object")
+    return value
+
+
+def _as_chunk(completion: Completion) -> Chunk:
+    """A whole answer, from a provider that was asked for a stream, as one chunk."""
+    return Chunk(completion)
+
+
+def _as_provider_error(error: APIError) -> APIError:
+    """In mid-stream nothing is the caller's fault any more: they were accepted."""
+    return error if error.fault == "provider" else BackendUnavailable(error.detail)

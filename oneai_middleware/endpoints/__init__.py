@@ -1,0 +1,1 @@
+"""One file a path of the API."""

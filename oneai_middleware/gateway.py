@@ -1,0 +1,206 @@
+"""The gateway: a WSGI application that serves the API, with its parts wired.
+
+Errors become JSON here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
+from werkzeug.routing import Map, Rule
+
+from .accounts import read_accounts, read_tiers
+from .admission import AdmissionControl, Scope
+from .auth import Authentication
+from .call import Call
+from .catalog import load_catalog
+from .dispatch import Dispatch
+from .endpoints.chat import Chat
+from .endpoints.health import health
+from .endpoints.models import Models
+from .errors import APIError, ConfigurationError, InternalError, MethodNotAllowed, UnknownURL
+from .key_stores.base import KeyStore
+from .key_stores.cached import CachedKeyStore
+from .ledgers.base import Ledger
+from .plugins import build_store, load_callable
+from .protocol.response import Response
+from .providers import read_providers
+from .rate_limiters.base import RateLimiter
+from .rate_limiters.headers import limit_headers
+from .relay.body import EventStream
+from .relay.watch import Watch
+from .settings import Settings
+from .telemetry import log_call, new_request_id
+
+log = logging.getLogger("oneai_middleware")
+
+StartResponse = Callable[..., Any]
+
+
+class Gateway:
+    """The API as a WSGI application: ``/v1/…`` and ``/health`` below its own root.
+
+    Options are those of :class:`~oneai_middleware.settings.Settings`. Host code
+    (functions, stores, hooks) runs inside ``scope()``, a context manager entered on
+    whichever thread it runs. ``clock`` is monotonic seconds.
+
+    :raises ConfigurationError: a setting is wrong. Nothing is connected to, so an
+        unreachable provider or store never keeps the host from starting.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        scope: Scope = contextlib.nullcontext,
+        clock: Callable[[], float] = time.monotonic,
+        **options: Any,
+    ) -> None:
+        if settings is not None and options:
+            raise ConfigurationError("give a Settings object or options, not both")
+        self.settings = settings = settings or Settings.load(options)
+        self._clock = clock
+        self.providers = read_providers(settings.providers, settings.timeouts)
+        self.catalog = load_catalog(settings.models, self.providers)
+        self._tiers = read_tiers(settings.tiers)
+        # Read again by the stores that use them; here so that a mistake names its row.
+        read_accounts(settings.accounts, self._tiers)
+        self.key_store = _key_store(settings)
+        self.rate_limiter = build_store(
+            "rate_limiter", settings.rate_limiter, RateLimiter, settings
+        )
+        self.ledger = build_store("ledger", _ledger_spec(settings), Ledger, settings)
+        self._router = self._wire(scope)
+
+    def close(self) -> None:
+        """Close idle connections to providers; the next call opens new ones."""
+        for provider in self.providers.values():
+            provider.backend.close()
+
+    def _wire(self, scope: Scope) -> Any:
+        settings = self.settings
+        authentication = Authentication(
+            self.key_store, load_callable("authenticate", settings.authenticate)
+        )
+        models = Models(authentication=authentication, catalog=self.catalog, scope=scope)
+        chat = Chat(
+            authentication=authentication,
+            catalog=self.catalog,
+            control=AdmissionControl(
+                self.rate_limiter,
+                self.ledger,
+                tiers=self._tiers,
+                scope=scope,
+                lease=settings.lease,
+                default_output=settings.default_output,
+                max_calls=settings.max_calls,
+                allow_memory_ledger=settings.allow_memory_ledger,
+                top_up_url=settings.top_up_url,
+                upgrade_url=settings.upgrade_url,
+            ),
+            dispatch=Dispatch(self.providers, scope=scope),
+            watch=Watch(),
+            settings=settings,
+            scope=scope,
+            clock=self._clock,
+        )
+        rules = [
+            Rule("/v1/chat/completions", methods=["POST"], endpoint=chat),
+            Rule("/v1/models", methods=["GET"], endpoint=models),
+            Rule("/v1/models/<path:model_id>", methods=["GET"], endpoint=models),
+            Rule("/health", methods=["GET"], endpoint=health),
+        ]
+        # Nothing may redirect: a redirect makes clients drop the body of a POST.
+        routes = Map(rules, strict_slashes=False, merge_slashes=False, redirect_defaults=False)
+        return routes.bind("localhost")
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request; what goes wrong is one JSON error."""
+        call = _call(environ, self._clock())
+        try:
+            response = self._answer(environ, call)
+        except APIError as error:
+            response = _refusal(error, call)
+        except Exception:
+            log.exception("%s: an error of the gateway's own", call.request_id)
+            response = _refusal(InternalError(), call)
+        response.headers += [("x-request-id", call.request_id)]
+        if call.limits is not None:
+            response.headers += limit_headers(call.limits)
+        call.status = response.status
+        if not isinstance(response.body, EventStream):
+            call.ended = self._clock()
+            log_call(call)
+        return self._send(response, call, start_response)
+
+    def _send(
+        self, response: Response, call: Call, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        try:
+            start_response(response.status_line(), response.safe_headers())
+        except BaseException:
+            if isinstance(response.body, EventStream):
+                response.body.close()
+            raise
+        return () if call.method == "HEAD" else response.body
+
+    def _answer(self, environ: dict[str, Any], call: Call) -> Response:
+        path = call.path
+        if path.endswith("/"):
+            path = path[:-1]
+        try:
+            endpoint, arguments = self._router.match(path or "/", call.method)
+        except RouteMethodNotAllowed as error:
+            allow = ", ".join(sorted(error.valid_methods or ()))
+            raise MethodNotAllowed(
+                f"{call.method[:20]} is not allowed here; use {allow}.", allow=allow
+            ) from None
+        except HTTPException:
+            raise UnknownURL(
+                f"Unknown request URL: {call.method[:20]} {path[:100]}. "
+                "Please check the URL for typos."
+            ) from None
+        response: Response = endpoint(environ, call, **arguments)
+        return response
+
+
+def _key_store(settings: Settings) -> KeyStore:
+    store = build_store("key_store", settings.key_store, KeyStore, settings)
+    return CachedKeyStore(store) if store.cacheable else store
+
+
+def _ledger_spec(settings: Settings) -> Any:
+    """The ledger as set; otherwise money lives where the keys live."""
+    if settings.ledger is not None:
+        return settings.ledger
+    spec = settings.key_store
+    if isinstance(spec, str) and ("://" in spec or ":" not in spec):
+        return spec
+    raise ConfigurationError(
+        "ledger: name one beside a key_store of your own, such as 'memory' or 'unlimited'"
+    )
+
+
+def _call(environ: dict[str, Any], now: float) -> Call:
+    return Call(
+        new_request_id(),
+        environ.get("REQUEST_METHOD", "GET"),
+        environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace"),
+        now,
+        several_workers=bool(environ.get("wsgi.multiprocess")),
+        client_request_id=environ.get("HTTP_X_CLIENT_REQUEST_ID", "")[:128],
+        retry=environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")[:8],
+    )
+
+
+def _refusal(error: APIError, call: Call) -> Response:
+    call.outcome = error.code
+    if error.detail is not None and error.fault == "gateway":
+        log.error("%s: %s: %s", call.request_id, error.code, error.detail)
+    return Response.of_json(error.envelope(), error.status, error.headers())

@@ -1,0 +1,1 @@
+"""The hosts: what each framework needs beside plain WSGI."""

@@ -1,0 +1,1 @@
+"""Where API keys and their accounts live."""

@@ -1,0 +1,90 @@
+"""The key store family: what a plug-in author implements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+from .. import secret as secrets
+from ..accounts import Account, ApiKey
+from ..errors import ConfigurationError
+
+
+class KeyStore:
+    """Where API keys live, and the accounts behind them.
+
+    A store keeps the digest of a secret, never the secret. Only :meth:`find` is
+    required. A store that can be written to also implements the second half; one
+    that cannot inherits methods that say so.
+    """
+
+    cacheable = True
+    """Whether look-ups cost enough to be kept for some seconds in every process."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
+        """A store as the settings describe it.
+
+        ``settings`` are the gateway's own, by option name. ``url`` is what the
+        ``key_store`` setting holds when it is spelled as a URL.
+
+        :raises ConfigurationError: naming the setting and the fix.
+        """
+        if url is not None:
+            raise ConfigurationError(f"key_store: {cls.__name__} is not configured by a URL")
+        return cls()
+
+    def digest(self, secret: str) -> str | None:
+        """The form of ``secret`` to look up, or ``None`` if it is malformed.
+
+        ``None`` is refused before any lookup. The default knows the form of our
+        own secrets and answers their SHA-256; override it for keys you already
+        have.
+        """
+        return secrets.digest(secret) if secrets.is_well_formed(secret) else None
+
+    def find(self, digest: str) -> ApiKey | None:
+        """The key with this digest, carrying its account; ``None`` if there is none.
+
+        Revoked and expired keys may be returned: the gateway refuses them.
+
+        :raises StoreUnavailable: when the store cannot answer.
+        """
+        raise NotImplementedError
+
+    def account(self, name: str) -> Account | None:
+        """The account of this name: asked for callers the host vouches for."""
+        return None
+
+    # --- stores that can be written to --------------------------------------
+
+    def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
+        """A new key for ``account`` and its secret, which is shown this once.
+
+        ``fields`` are fields of :class:`ApiKey`.
+
+        :raises KeyError: for an unknown account.
+        """
+        raise self._read_only()
+
+    def update(self, key_id: str, **fields: Any) -> ApiKey:
+        """Change fields of a key; ``revoked=True`` closes it.
+
+        :raises KeyError: for an unknown key.
+        """
+        raise self._read_only()
+
+    def keys(self, account: str | None = None) -> Iterable[ApiKey]:
+        """All keys, or those of one account."""
+        raise self._read_only()
+
+    def accounts(self) -> Iterable[Account]:
+        """All accounts."""
+        raise self._read_only()
+
+    def save_account(self, account: Account) -> None:
+        """Create the account, or change it."""
+        raise self._read_only()
+
+    def _read_only(self) -> ConfigurationError:
+        return ConfigurationError(f"{type(self).__name__} cannot be written to")

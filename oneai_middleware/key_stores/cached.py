@@ -1,0 +1,123 @@
+"""Lookups remembered for seconds, so that a warm call asks no store."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+from cachetools import TTLCache
+
+from ..accounts import Account, ApiKey
+from ..per_process import PerProcess
+from .base import KeyStore
+
+V = TypeVar("V")
+
+
+class CachedKeyStore(KeyStore):
+    """A key store that remembers what another one answered.
+
+    Hits and misses are kept for ``ttl`` seconds, at most ``size`` of each and in
+    caches of their own: a flood of bad keys cannot push out good ones. A write
+    takes effect at once in this process, and within ``ttl`` in every other.
+    ``clock`` answers seconds and never goes back.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        *,
+        ttl: float = 5.0,
+        size: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._found: PerProcess[_Answers[ApiKey]] = PerProcess(
+            lambda: _Answers(store.find, ttl, size, clock)
+        )
+        self._accounts: PerProcess[_Answers[Account]] = PerProcess(
+            lambda: _Answers(store.account, ttl, size, clock)
+        )
+
+    def digest(self, secret: str) -> str | None:
+        return self._store.digest(secret)
+
+    def find(self, digest: str) -> ApiKey | None:
+        return self._found().get(digest)
+
+    def account(self, name: str) -> Account | None:
+        return self._accounts().get(name)
+
+    def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
+        key, secret = self._store.create(account, **fields)
+        digest = self._store.digest(secret)
+        if digest is not None:
+            self._found().forget_miss(digest)
+        return key, secret
+
+    def update(self, key_id: str, **fields: Any) -> ApiKey:
+        key = self._store.update(key_id, **fields)
+        self._found().forget_hits()
+        return key
+
+    def keys(self, account: str | None = None) -> Iterable[ApiKey]:
+        return self._store.keys(account)
+
+    def accounts(self) -> Iterable[Account]:
+        return self._store.accounts()
+
+    def save_account(self, account: Account) -> None:
+        self._store.save_account(account)
+        self._found().forget_hits()  # keys carry their account
+        self._accounts().forget_hits()
+        self._accounts().forget_miss(account.name)
+
+
+class _Answers(Generic[V]):
+    """What ``ask`` answered lately. The lock is never held while it is asked."""
+
+    def __init__(
+        self,
+        ask: Callable[[str], V | None],
+        ttl: float,
+        size: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._hits: TTLCache[str, V] = TTLCache(size, ttl, timer=clock)
+        self._misses: TTLCache[str, bool] = TTLCache(size, ttl, timer=clock)
+        self._writes = 0
+
+    def get(self, name: str) -> V | None:
+        with self._lock:
+            hit = self._hits.get(name)
+            if hit is not None or name in self._misses:
+                return hit
+            writes = self._writes
+        answer = self._ask(name)
+        with self._lock:
+            # An answer from before a write must not outlive the write.
+            if writes == self._writes:
+                self._keep(name, answer)
+        return answer
+
+    def forget_miss(self, name: str) -> None:
+        """``name`` has been created."""
+        with self._lock:
+            self._writes += 1
+            self._misses.pop(name, None)
+
+    def forget_hits(self) -> None:
+        """Something has changed. All go: each would be gone in seconds anyway."""
+        with self._lock:
+            self._writes += 1
+            self._hits.clear()
+
+    def _keep(self, name: str, answer: V | None) -> None:
+        if answer is None:
+            self._misses[name] = True
+        else:
+            self._hits[name] = answer

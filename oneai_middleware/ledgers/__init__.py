@@ -1,0 +1,1 @@
+"""Balances, holds and the record of every call."""

@@ -1,0 +1,161 @@
+"""The ledger family: what a plug-in author implements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Self
+
+from ..errors import ConfigurationError
+
+
+class Entry(NamedTuple):
+    """One call in the books: drafted at the hold, completed at the settlement.
+
+    Prices are nano-dollars per token and ``cost`` nano-dollars, all integers;
+    they are written down here, so a later change of price alters no past row.
+    ``cached_price`` is the price of cached prompt tokens. ``outcome`` is
+    ``"answered"`` or the cause of the end; ``duration`` is in seconds;
+    ``settled_at`` is filled in by the store, from its own clock. An entry that is
+    not ``prepaid`` is recorded and touches no balance.
+    """
+
+    request_id: str
+    account: str
+    key: str | None = None
+    model: str = ""
+    provider: str = ""
+    input_price: int = 0
+    output_price: int = 0
+    cached_price: int = 0
+    prepaid: bool = True
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+    outcome: str = ""
+    cost: int = 0
+    duration: float = 0.0
+    settled_at: datetime | None = None
+
+
+class Balance(NamedTuple):
+    """An account's money in nano-dollars: ``available + held + spent == topped_up``.
+
+    ``invoiced`` is the cost of calls that were not prepaid.
+    """
+
+    available: int = 0
+    held: int = 0
+    spent: int = 0
+    topped_up: int = 0
+    invoiced: int = 0
+
+
+class UsageRow(NamedTuple):
+    """Calls, tokens and cost (nano-dollars) of one group of entries."""
+
+    group: str
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: int
+
+
+class Ledger:
+    """Balances and the record of every call, in integer nano-dollars.
+
+    A call first *holds* what it may cost, then *settles* what it did cost. A hold
+    carries a lease in seconds (the store owns its clock) and a *floor*, the cost
+    so far: when a worker dies, the sweep settles its holds at the floor once the
+    lease is over. Nothing ever takes a balance below zero.
+    """
+
+    one_process = False
+    """Whether the money lives in this process alone, so that several workers
+    would each have their own."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
+        """A ledger as the settings describe it; ``url`` where the setting is one.
+
+        :raises ConfigurationError: naming the setting and the fix.
+        """
+        if url is not None:
+            raise ConfigurationError(f"ledger: {cls.__name__} is not configured by a URL")
+        return cls()
+
+    def hold(
+        self, draft: Entry, *, least: int, most: int, lease: float, budget: int | None = None
+    ) -> int:
+        """Set aside up to ``most`` nano-dollars for the call; the amount held.
+
+        Everything available is held when that lies between ``least`` and
+        ``most``. ``budget`` is the most the draft's key may spend in all. A draft
+        that is not prepaid holds nothing and gets ``most``, within the budget.
+
+        :raises InsufficientBalance: the account does not own ``least``.
+        :raises BalanceOnHold: it does, but other calls hold it.
+        :raises KeyBudgetExhausted: the key's budget does not allow ``least``.
+        :raises StoreUnavailable: when the ledger cannot tell.
+        """
+        raise NotImplementedError
+
+    def checkpoint(self, draft: Entry, *, lease: float) -> None:
+        """The call lives: ``draft.cost`` is its floor, its lease starts anew.
+
+        A cost above the hold enlarges the hold from what is available, and the
+        draft's figures are what the sweep would write.
+
+        :raises InsufficientBalance: the hold cannot grow to the cost; the floor
+            and the lease are renewed all the same.
+        """
+        raise NotImplementedError
+
+    def settle(self, entry: Entry) -> Entry:
+        """Close the hold, charge ``entry.cost`` and write the row, as one act.
+
+        The cost is cut to what is held and available together; the row as written
+        is returned. A cost of 0 releases the hold and records the call. Idempotent
+        per request id: the second time, the first row is returned.
+        """
+        raise NotImplementedError
+
+    def top_up(self, account: str, amount: int, reference: str) -> bool:
+        """Add ``amount`` nano-dollars; false if ``reference`` was booked before.
+
+        :raises ReferenceConflict: the reference was booked with another amount or
+            for another account.
+        :raises ValueError: the amount is not above zero.
+        """
+        raise NotImplementedError
+
+    def balance(self, account: str) -> Balance:
+        """The account's money; all zeros for an account never seen."""
+        raise NotImplementedError
+
+    def entries(
+        self, account: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> Iterable[Entry]:
+        """The account's calls, oldest first, from ``since`` up to before ``until``."""
+        raise NotImplementedError
+
+    def usage(
+        self,
+        account: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: Literal["day", "model"] = "day",
+    ) -> Iterable[UsageRow]:
+        """The account's calls summed up by UTC day (``YYYY-MM-DD``) or by model."""
+        raise NotImplementedError
+
+    def sweep(self) -> int:
+        """Settle at their floor all holds whose lease is over; how many there were."""
+        raise NotImplementedError
+
+    def audit(self) -> list[str]:
+        """A sentence for every account whose books do not add up; none is good."""
+        raise NotImplementedError

@@ -1,0 +1,300 @@
+"""Money and the record of calls in this process: for one worker, and for tests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from ..accounts import read_accounts, read_tiers
+from ..errors import (
+    APIError,
+    BalanceOnHold,
+    ConfigurationError,
+    InsufficientBalance,
+    KeyBudgetExhausted,
+    ReferenceConflict,
+)
+from ..per_process import PerProcess
+from .base import Balance, Entry, Ledger, UsageRow
+
+KEPT_ENTRIES = 10_000
+
+
+class MemoryLedger(Ledger):
+    """Exact sums for every account, and the last 10,000 entries of all together.
+
+    ``balances`` are what the accounts start with, in nano-dollars; ``clock``
+    answers seconds and never goes back. Nothing survives the process, and a
+    forked child starts from ``balances``.
+    """
+
+    one_process = True
+
+    def __init__(
+        self,
+        balances: Mapping[str, int] | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        opening = dict(balances or {})
+        self._clock = clock
+        self._state = PerProcess(lambda: _Books(opening))
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
+        if url is not None:
+            raise ConfigurationError(f"ledger: {cls.__name__} is not configured by a URL")
+        declared = read_accounts(settings["accounts"], read_tiers(settings["tiers"]))
+        return cls({name: row.balance for name, row in declared.items()})
+
+    def hold(
+        self, draft: Entry, *, least: int, most: int, lease: float, budget: int | None = None
+    ) -> int:
+        books = self._state()
+        with books.lock:
+            now = self._clock()
+            if not draft.prepaid:
+                books.check_budget(draft, least, budget)
+                books.open(draft, 0, now + lease)
+                return most
+            if books.room(draft, budget) < least:
+                books.sweep(now, draft.account)
+            amount = min(most, books.room(draft, budget))
+            if amount < least:
+                raise books.refusal(draft, least, budget)
+            books.open(draft, amount, now + lease)
+            return amount
+
+    def checkpoint(self, draft: Entry, *, lease: float) -> None:
+        books = self._state()
+        with books.lock:
+            hold = books.holds.get(draft.request_id)
+            if hold is None:
+                return  # the sweep was faster, and its row is written
+            hold.draft = draft
+            hold.expires = self._clock() + lease
+            if draft.prepaid and not books.enlarge(hold, draft.cost):
+                raise InsufficientBalance("The balance of this account is used up.")
+
+    def settle(self, entry: Entry) -> Entry:
+        books = self._state()
+        with books.lock:
+            return books.settle(entry)
+
+    def top_up(self, account: str, amount: int, reference: str) -> bool:
+        if amount <= 0:
+            raise ValueError(f"a top-up is above zero, not {amount}")
+        books = self._state()
+        with books.lock:
+            booked = books.references.get(reference)
+            if booked is None:
+                books.references[reference] = (account, amount)
+                books.add(account, amount)
+                return True
+            if booked != (account, amount):
+                raise ReferenceConflict(
+                    f"top-up reference {reference!r} was booked with another amount "
+                    "or for another account"
+                )
+            return False
+
+    def balance(self, account: str) -> Balance:
+        books = self._state()
+        with books.lock:
+            sums = books.sums.get(account)
+            return Balance(**asdict(sums)) if sums else Balance()
+
+    def entries(
+        self, account: str, *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[Entry]:
+        books = self._state()
+        with books.lock:
+            rows = [row for row in books.rows.values() if row.account == account]
+        return [row for row in rows if _is_within(row, since, until)]
+
+    def usage(
+        self,
+        account: str,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: Literal["day", "model"] = "day",
+    ) -> list[UsageRow]:
+        groups: dict[str, UsageRow] = {}
+        for row in self.entries(account, since=since, until=until):
+            name = row.model if by == "model" else _day(row)
+            sums = groups.get(name, UsageRow(name, 0, 0, 0, 0))
+            groups[name] = UsageRow(
+                name,
+                sums.calls + 1,
+                sums.prompt_tokens + row.prompt_tokens,
+                sums.completion_tokens + row.completion_tokens,
+                sums.cost + row.cost,
+            )
+        return [groups[name] for name in sorted(groups)]
+
+    def sweep(self) -> int:
+        books = self._state()
+        with books.lock:
+            return books.sweep(self._clock())
+
+    def audit(self) -> list[str]:
+        books = self._state()
+        with books.lock:
+            return list(books.faults())
+
+
+@dataclass(slots=True)
+class _Sums:
+    """The money of one account; the names are those of :class:`Balance`."""
+
+    available: int = 0
+    held: int = 0
+    spent: int = 0
+    topped_up: int = 0
+    invoiced: int = 0
+
+
+@dataclass(slots=True)
+class _Hold:
+    """An open call. Its draft is what the sweep writes, and the draft's cost the floor."""
+
+    draft: Entry
+    amount: int
+    expires: float
+
+
+class _Books:
+    """What one process knows. The lock is held over every use.
+
+    ``rows`` is the record of calls, oldest first, and what makes settling
+    idempotent; ``spent_by`` and ``held_by`` count by key.
+    """
+
+    def __init__(self, opening: Mapping[str, int]) -> None:
+        self.lock = threading.Lock()
+        self.sums: defaultdict[str, _Sums] = defaultdict(_Sums)
+        self.holds: dict[str, _Hold] = {}
+        self.rows: OrderedDict[str, Entry] = OrderedDict()
+        self.references: dict[str, tuple[str, int]] = {}
+        self.spent_by: defaultdict[str | None, int] = defaultdict(int)
+        self.held_by: defaultdict[str | None, int] = defaultdict(int)
+        for account, amount in opening.items():
+            self.add(account, amount)
+
+    def add(self, account: str, amount: int) -> None:
+        self.sums[account].available += amount
+        self.sums[account].topped_up += amount
+
+    def room(self, draft: Entry, budget: int | None) -> int:
+        """The most that a call may hold now."""
+        available = self.sums[draft.account].available
+        if budget is None:
+            return available
+        return min(available, budget - self.spent_by[draft.key] - self.held_by[draft.key])
+
+    def refusal(self, draft: Entry, least: int, budget: int | None) -> APIError:
+        """Why there is no room for ``least``: for want of money, or of patience."""
+        sums = self.sums[draft.account]
+        if sums.available + sums.held < least:
+            return InsufficientBalance("The balance of this account does not cover the request.")
+        self.check_budget(draft, least, budget)
+        return BalanceOnHold(
+            "The balance is on hold for other requests that are still running. Try again in 1s.",
+            retry_after=1,
+        )
+
+    def check_budget(self, draft: Entry, least: int, budget: int | None) -> None:
+        if budget is not None and budget - self.spent_by[draft.key] < least:
+            raise KeyBudgetExhausted("The budget of this API key does not cover the request.")
+
+    def open(self, draft: Entry, amount: int, expires: float) -> None:
+        if draft.request_id in self.holds or draft.request_id in self.rows:
+            raise ValueError(f"request {draft.request_id!r} has a hold or an entry already")
+        self.holds[draft.request_id] = hold = _Hold(draft, 0, expires)
+        self.enlarge(hold, amount)
+
+    def enlarge(self, hold: _Hold, to: int) -> bool:
+        """Hold up to ``to`` in all, as far as the money goes; whether it went that far."""
+        sums = self.sums[hold.draft.account]
+        more = max(0, min(to - hold.amount, sums.available))
+        sums.available -= more
+        sums.held += more
+        self.held_by[hold.draft.key] += more
+        hold.amount += more
+        return hold.amount >= to
+
+    def release(self, hold: _Hold) -> None:
+        sums = self.sums[hold.draft.account]
+        sums.available += hold.amount
+        sums.held -= hold.amount
+        self.held_by[hold.draft.key] -= hold.amount
+
+    def settle(self, entry: Entry) -> Entry:
+        written = self.rows.get(entry.request_id)
+        if written is not None:
+            return written
+        hold = self.holds.pop(entry.request_id, None)
+        if hold is not None:
+            self.release(hold)
+        row = entry._replace(cost=self.charge(entry), settled_at=datetime.now(UTC))
+        self.rows[row.request_id] = row
+        if len(self.rows) > KEPT_ENTRIES:
+            self.rows.popitem(last=False)
+        return row
+
+    def charge(self, entry: Entry) -> int:
+        """Take what the entry costs and the account has; the amount taken."""
+        sums = self.sums[entry.account]
+        cost = entry.cost
+        if entry.prepaid:
+            cost = min(cost, sums.available)
+            sums.available -= cost
+            sums.spent += cost
+        else:
+            sums.invoiced += cost
+        self.spent_by[entry.key] += cost
+        return cost
+
+    def sweep(self, now: float, account: str | None = None) -> int:
+        """Settle at their floor the holds that have expired; how many there were."""
+        expired = [
+            hold.draft
+            for hold in self.holds.values()
+            if hold.expires <= now and account in (None, hold.draft.account)
+        ]
+        for draft in expired:
+            self.settle(draft)
+        return len(expired)
+
+    def faults(self) -> Iterator[str]:
+        """A sentence for every account whose books do not add up."""
+        held: defaultdict[str, int] = defaultdict(int)
+        for hold in self.holds.values():
+            held[hold.draft.account] += hold.amount
+        for account, sums in self.sums.items():
+            if sums.available + sums.held + sums.spent != sums.topped_up:
+                yield f"account {account!r}: available + held + spent is not what was topped up"
+            if sums.held != held[account]:
+                yield f"account {account!r}: held is not the sum of its open holds"
+            if min(sums.available, sums.held, sums.spent) < 0:
+                yield f"account {account!r}: a sum is below zero"
+
+
+def _is_within(row: Entry, since: datetime | None, until: datetime | None) -> bool:
+    at = _settled_at(row)
+    return (since is None or at >= since) and (until is None or at < until)
+
+
+def _day(row: Entry) -> str:
+    return _settled_at(row).date().isoformat()
+
+
+def _settled_at(row: Entry) -> datetime:
+    assert row.settled_at is not None  # a row is always written with its time
+    return row.settled_at

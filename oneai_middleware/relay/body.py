@@ -1,0 +1,178 @@
+"""The two bodies of an answer: a JSON object, and a stream of server-sent events."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from ..errors import APIError, BackendUnavailable, InternalError
+from ..protocol import json, sse
+from ..protocol.chat import Chunk, Completion, Item
+from ..protocol.normalise import StreamNormaliser, normalise_completion
+from ..protocol.usage import Usage
+from ..telemetry import log_call
+from .exchange import ANSWERED, Exchange
+from .pump import Pump, Signal
+
+log = logging.getLogger("oneai_middleware.relay")
+
+
+def completion_of(
+    exchange: Exchange, run: Callable[[], Completion], *, id: str, created: int, model: str
+) -> bytes:
+    """The answer in one piece, encoded, and settled before it is handed over.
+
+    It runs in the request's own thread; the watch can end it meanwhile.
+
+    :raises APIError: what ended the call.
+    """
+    try:
+        exchange.start()
+        raw = run()
+        usage = exchange.meter.of(raw)
+        completion = normalise_completion(raw, model=model, id=id, created=created, usage=usage)
+        data = _encoded(completion)
+    except APIError as error:
+        raise exchange.fail(error).error or error from None
+    except BaseException:
+        exchange.fail(InternalError())
+        raise
+    ending = exchange.answer(usage)
+    if ending.error is not None:
+        raise ending.error
+    return data
+
+
+class EventStream:
+    """The body of a streamed answer.
+
+    A class and no generator: a generator's ``finally`` is skipped when the server
+    closes it before its first item, and a second thread may not close it while it
+    runs. ``close`` is safe from any thread, any number of times.
+
+    Each item is one whole event. Every abnormal end is an error event without a
+    ``[DONE]``: the SDKs take a stream that merely stops for a complete one.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        items: Iterator[Item],
+        normaliser: StreamNormaliser,
+        *,
+        keep_alive: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._exchange = exchange
+        self._pump = Pump(exchange.listened(items))
+        self._normaliser = normaliser
+        self._keep_alive = keep_alive
+        self._clock = clock
+        self._last_sent = clock()
+        self._ready: deque[tuple[bytes, Chunk | None]] = deque()
+        self._over = False
+        self._closing = threading.Lock()
+        self._closed = False
+
+    def open(self) -> None:
+        """Wait for the first event, so that a refusal still has a status of its own.
+
+        After ``keep_alive`` seconds of silence the status goes out all the same,
+        with a comment.
+
+        :raises APIError: the call failed before anything went out.
+        """
+        self._exchange.cancellation.on_cancel(self._pump.stop)
+        try:
+            self._exchange.start()
+            self._pump.start()
+            self._fill()
+        except BaseException:
+            self._exchange.fail(InternalError())
+            raise
+        ending = self._exchange.ending
+        if ending is not None and ending.error is not None:
+            raise ending.error
+
+    def __iter__(self) -> EventStream:
+        return self
+
+    def __next__(self) -> bytes:
+        self._fill()
+        if not self._ready:
+            raise StopIteration
+        data, chunk = self._ready.popleft()
+        if chunk is not None:
+            self._exchange.meter.hand(chunk)
+        self._last_sent = self._clock()
+        return data
+
+    def close(self) -> None:
+        """The server is done with the body, at its end or before it."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = self._over = True
+        self._exchange.leave()
+        log_call(self._exchange.call)
+
+    # --- what comes next ----------------------------------------------------
+
+    def _fill(self) -> None:
+        """Wait until there is something to send, or it is over."""
+        while not self._ready and not self._over:
+            try:
+                self._advance()
+            except APIError as error:
+                self._break(error)
+            except Exception:
+                log.exception("%s: the relay failed", self._exchange.call.request_id)
+                self._break(InternalError())
+
+    def _advance(self) -> None:
+        item = self._pump.take(self._last_sent + self._keep_alive - self._clock())
+        if item is Signal.SILENCE:
+            self._ready.append((sse.KEEP_ALIVE, None))
+        elif item is Signal.END:
+            self._complete()
+        elif item is not None:
+            self._relay(item)
+
+    def _relay(self, item: Chunk | str | Usage) -> None:
+        self._exchange.meter.told(item if isinstance(item, Usage) else _usage_of(item))
+        for chunk in self._normaliser.chunk(item):
+            self._send(chunk)
+
+    def _send(self, chunk: Chunk) -> None:
+        self._ready.append((sse.event(_encoded(chunk)), chunk))
+
+    def _complete(self) -> None:
+        """The provider is done; so is the call, unless it was ended from outside."""
+        ending = self._exchange.answer(self._exchange.meter.total())
+        if ending.error is not None:
+            self._break(ending.error)
+            return
+        reason = "stop" if ending.outcome == ANSWERED else "length"
+        for chunk in self._normaliser.finish(ending.usage, reason):
+            self._send(chunk)
+        self._ready.append((sse.DONE, None))
+        self._over = True
+
+    def _break(self, error: APIError) -> None:
+        seen = self._exchange.fail(error).error or error
+        self._ready.append((sse.event(json.encode(seen.envelope())), None))
+        self._over = True
+
+
+def _encoded(value: Chunk | Completion) -> bytes:
+    try:
+        return json.encode(value)
+    except json.MalformedJSON:
+        raise BackendUnavailable("an answer that cannot be written as JSON") from None
+
+
+def _usage_of(item: Chunk | str) -> Usage | None:
+    return item.usage if isinstance(item, Chunk) else None

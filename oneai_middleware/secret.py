@@ -1,0 +1,60 @@
+"""The form of an API key's secret: make one, check one, digest one.
+
+``oneai-sk-`` + 40 random base62 characters (238 bits) + 6 characters of base62
+that are the CRC-32 of those 40. The checksum turns typing mistakes and random
+guesses away without asking any store; it is no protection against an attacker,
+who can compute it. The prefix lets secret scanners recognise a leaked key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import string
+import zlib
+
+PREFIX = "oneai-sk-"
+DIGEST_PREFIX = "sha256:"
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+RANDOM_LENGTH, CHECKSUM_LENGTH = 40, 6
+
+_FORM = re.compile(
+    rf"{PREFIX}([0-9A-Za-z]{{{RANDOM_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})", re.ASCII
+)
+
+
+def new_secret() -> str:
+    """A fresh secret, from the operating system's random source."""
+    body = "".join(secrets.choice(ALPHABET) for _ in range(RANDOM_LENGTH))
+    return PREFIX + body + _checksum(body)
+
+
+def is_well_formed(secret: str) -> bool:
+    """Whether ``secret`` has our prefix, our length and a right checksum."""
+    match = _FORM.fullmatch(secret)
+    return match is not None and _checksum(match[1]) == match[2]
+
+
+def digest(secret: str) -> str:
+    """The SHA-256 of ``secret`` in lower-case hex: the only form that is stored.
+
+    One fast hash is right for a random secret of 238 bits: there is nothing to
+    guess, so there is nothing to slow down.
+    """
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def hint(secret: str) -> str:
+    """What may be shown of a secret: its prefix and its last four characters."""
+    return f"{PREFIX}…{secret[-4:]}"
+
+
+def _checksum(body: str) -> str:
+    number = zlib.crc32(body.encode("ascii"))
+    digits = []
+    for _ in range(CHECKSUM_LENGTH):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    return "".join(reversed(digits))

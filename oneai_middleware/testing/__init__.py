@@ -1,0 +1,44 @@
+"""Contracts that every key store, rate limiter and ledger keeps, and a clock to move.
+
+A contract is a class of tests. Inherit it, say how to make your part, and pytest
+runs it::
+
+    from oneai_middleware.testing import FakeClock, LedgerContract
+
+    class TestMyLedger(LedgerContract):
+        def make_ledger(self):
+            self.clock = FakeClock()
+            return MyLedger(clock=self.clock)
+
+        def advance(self, seconds):
+            self.clock.advance(seconds)
+
+A part that needs other fixtures overrides the fixture (``ledger``) instead. Where
+time cannot be moved, leave :meth:`advance` alone: tests that need it are skipped.
+Add ``pytest.register_assert_rewrite("oneai_middleware.testing")`` to your
+``conftest.py`` to see the values behind a failure.
+"""
+
+from .clock import FakeClock
+from .contract import LEASE, in_threads
+from .key_stores import KeyStoreContract, find
+from .ledgers import LedgerContract, draft, hold, try_hold
+from .rate_limiters import RateLimiterContract, attempt, claim, close, refusal, remains
+
+__all__ = [
+    "FakeClock",
+    "KeyStoreContract",
+    "LEASE",
+    "LedgerContract",
+    "RateLimiterContract",
+    "attempt",
+    "claim",
+    "close",
+    "draft",
+    "find",
+    "hold",
+    "in_threads",
+    "refusal",
+    "remains",
+    "try_hold",
+]

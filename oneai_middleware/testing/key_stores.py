@@ -1,0 +1,137 @@
+"""The contract of key stores."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..accounts import Account, ApiKey, Limits
+from ..key_stores.base import KeyStore
+from ..secret import digest, new_secret
+from .contract import Contract, in_threads
+
+
+class KeyStoreContract(Contract):
+    """What every writable key store does. It must hold the account ``"alice"``."""
+
+    def make_store(self) -> KeyStore:
+        """A fresh store with :attr:`alice` in it."""
+        raise NotImplementedError
+
+    alice = Account("alice", tier="pro", models=frozenset({"deepseek-v3"}))
+
+    @pytest.fixture
+    def store(self) -> KeyStore:
+        return self.make_store()
+
+    def test_a_created_key_is_found_by_the_digest_of_its_secret(self, store: KeyStore) -> None:
+        key, secret = store.create("alice")
+        assert find(store, secret) == key
+        assert key.account == self.alice
+
+    def test_a_key_carries_the_fields_it_was_created_with(self, store: KeyStore) -> None:
+        limits = Limits(rpm=5, tpm=None, concurrent=1)
+        models = frozenset({"deepseek-v3", "qwen-max"})
+        _, secret = store.create(
+            "alice", label="ci", models=models, limits=limits, budget=10**12, expires=2e9
+        )
+        key = find(store, secret)
+        assert key is not None
+        assert (key.label, key.models, key.limits) == ("ci", models, limits)
+        assert (key.budget, key.expires, key.revoked) == (10**12, 2e9, False)
+
+    def test_a_new_key_is_unlimited_unrevoked_and_never_expires(self, store: KeyStore) -> None:
+        key, _ = store.create("alice")
+        assert (key.models, key.limits, key.budget, key.expires) == (None, None, None, None)
+        assert key.is_valid(2e9)
+
+    def test_an_unknown_digest_finds_nothing(self, store: KeyStore) -> None:
+        assert store.find(digest(new_secret())) is None
+
+    @pytest.mark.parametrize("text", ["", "' OR 1=1 --", "%", "\x00", "é" * 300, "a" * 10_000])
+    def test_strange_text_finds_nothing(self, store: KeyStore, text: str) -> None:
+        store.create("alice")
+        assert store.find(text) is None
+        assert store.account(text) is None
+
+    def test_a_malformed_secret_has_no_digest(self, store: KeyStore) -> None:
+        assert store.digest("") is None
+        assert store.digest("oneai-sk-" + "0" * 46) is None
+
+    def test_no_key_shows_its_secret(self, store: KeyStore) -> None:
+        key, secret = store.create("alice")
+        assert secret not in repr(key)
+        assert secret not in repr(list(store.keys()))
+        assert key.hint.endswith(secret[-4:])
+
+    def test_secrets_and_ids_are_all_different(self, store: KeyStore) -> None:
+        created = [store.create("alice") for _ in range(20)]
+        assert len({key.id for key, _ in created}) == 20
+        assert len({secret for _, secret in created}) == 20
+
+    def test_creating_a_key_for_an_unknown_account_is_an_error(self, store: KeyStore) -> None:
+        with pytest.raises(KeyError):
+            store.create("nobody")
+
+    def test_a_revoked_key_is_found_as_revoked(self, store: KeyStore) -> None:
+        key, secret = store.create("alice")
+        assert find(store, secret) == key
+        assert store.update(key.id, revoked=True).revoked
+        found = find(store, secret)
+        assert found is None or found.revoked
+
+    def test_updating_changes_only_the_named_fields(self, store: KeyStore) -> None:
+        key, secret = store.create("alice", label="old", budget=5)
+        assert store.update(key.id, label="new") == key._replace(label="new")
+        assert find(store, secret) == key._replace(label="new")
+
+    def test_updating_one_key_leaves_the_others_alone(self, store: KeyStore) -> None:
+        other, secret = store.create("alice")
+        key, _ = store.create("alice")
+        store.update(key.id, revoked=True)
+        assert find(store, secret) == other
+
+    def test_updating_an_unknown_key_is_an_error(self, store: KeyStore) -> None:
+        with pytest.raises(KeyError):
+            store.update("key_000000000000", revoked=True)
+
+    def test_keys_are_listed_by_account(self, store: KeyStore) -> None:
+        store.save_account(Account("bob"))
+        hers, _ = store.create("alice")
+        his, _ = store.create("bob")
+        assert list(store.keys("alice")) == [hers]
+        every = store.keys()
+        assert {key.id for key in every} == {hers.id, his.id}
+        assert list(store.keys("nobody")) == []
+
+    def test_an_account_is_found_by_its_name(self, store: KeyStore) -> None:
+        assert store.account("alice") == self.alice
+        assert store.account("bob") is None
+
+    def test_a_saved_account_is_found_and_listed(self, store: KeyStore) -> None:
+        assert store.account("bob") is None
+        bob = Account("bob", "enterprise", False, frozenset(), Limits(1, 2, 3))
+        store.save_account(bob)
+        assert store.account("bob") == bob
+        assert {account.name for account in store.accounts()} == {"alice", "bob"}
+
+    def test_a_changed_account_shows_in_its_keys(self, store: KeyStore) -> None:
+        store.save_account(Account("bob"))
+        bobs, bobs_secret = store.create("bob")
+        _, secret = store.create("alice")
+        assert find(store, secret)
+        changed = self.alice._replace(tier="free", limits=Limits(rpm=1))
+        store.save_account(changed)
+        found = find(store, secret)
+        assert found is not None
+        assert found.account == store.account("alice") == changed
+        assert find(store, bobs_secret) == bobs
+
+    def test_keys_created_by_many_threads_are_all_found(self, store: KeyStore) -> None:
+        created = in_threads(lambda: store.create("alice"), 40)
+        assert all(find(store, secret) == key for key, secret in created)
+
+
+def find(store: KeyStore, secret: str) -> ApiKey | None:
+    """The key that ``secret`` opens, looked up as the gateway does."""
+    hashed = store.digest(secret)
+    return None if hashed is None else store.find(hashed)

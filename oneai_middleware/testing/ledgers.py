@@ -1,0 +1,372 @@
+"""The contract of ledgers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ..errors import (
+    BalanceOnHold,
+    InsufficientBalance,
+    KeyBudgetExhausted,
+    ReferenceConflict,
+)
+from ..ledgers.base import Balance, Entry, Ledger, UsageRow
+from .contract import LEASE, Contract, in_threads
+
+
+class LedgerContract(Contract):
+    """What every ledger that sells prepaid calls does. It starts empty."""
+
+    def make_ledger(self) -> Ledger:
+        """A fresh, empty ledger."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def ledger(self) -> Iterator[Ledger]:
+        ledger = self.make_ledger()
+        yield ledger
+        assert ledger.audit() == []
+
+    def test_an_account_never_seen_has_nothing(self, ledger: Ledger) -> None:
+        assert ledger.balance("alice") == Balance()
+        assert list(ledger.entries("alice")) == []
+        assert list(ledger.usage("alice")) == []
+
+    # --- topping up
+
+    def test_a_top_up_is_available_at_once(self, ledger: Ledger) -> None:
+        assert ledger.top_up("alice", 2**61, "r1") is True
+        assert ledger.balance("alice") == Balance(available=2**61, topped_up=2**61)
+        assert ledger.balance("bob") == Balance()
+
+    def test_a_reference_is_booked_once(self, ledger: Ledger) -> None:
+        assert ledger.top_up("alice", 100, "r1") is True
+        assert ledger.top_up("alice", 100, "r1") is False
+        assert ledger.balance("alice").topped_up == 100
+
+    def test_a_reference_with_another_amount_or_account_is_a_conflict(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        with pytest.raises(ReferenceConflict):
+            ledger.top_up("alice", 101, "r1")
+        with pytest.raises(ReferenceConflict):
+            ledger.top_up("bob", 100, "r1")
+        assert ledger.balance("alice").topped_up == 100
+        assert ledger.balance("bob") == Balance()
+
+    @pytest.mark.parametrize("amount", [0, -1])
+    def test_a_top_up_is_above_zero(self, ledger: Ledger, amount: int) -> None:
+        with pytest.raises(ValueError, match="above zero"):
+            ledger.top_up("alice", amount, "r1")
+
+    def test_threads_book_a_reference_once(self, ledger: Ledger) -> None:
+        booked = in_threads(lambda: ledger.top_up("alice", 7, "r1"), 24)
+        assert booked.count(True) == 1
+        assert ledger.balance("alice").topped_up == 7
+
+    # --- holding
+
+    def test_a_hold_takes_the_most_it_asks_for(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        assert hold(ledger, draft("a"), 10, 60) == 60
+        assert ledger.balance("alice") == Balance(available=40, held=60, topped_up=100)
+
+    def test_a_hold_makes_do_with_what_there_is(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 60, 60)
+        assert hold(ledger, draft("b"), 40, 60) == 40
+        assert ledger.balance("alice") == Balance(held=100, topped_up=100)
+
+    def test_a_call_that_the_account_cannot_pay_is_refused(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        with pytest.raises(InsufficientBalance):
+            hold(ledger, draft("a"), 101, 200)
+        with pytest.raises(InsufficientBalance):
+            hold(ledger, draft("b", account="bob"), 1, 1)
+        assert ledger.balance("alice") == Balance(available=100, topped_up=100)
+
+    def test_money_held_by_other_calls_is_worth_waiting_for(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 80, 80)
+        with pytest.raises(BalanceOnHold) as refused:
+            hold(ledger, draft("b"), 21, 50)
+        assert refused.value.retry_after == 1
+        with pytest.raises(InsufficientBalance):
+            hold(ledger, draft("b"), 101, 200)
+        assert ledger.balance("alice").held == 80
+
+    def test_a_refused_call_may_ask_again(self, ledger: Ledger) -> None:
+        with pytest.raises(InsufficientBalance):
+            hold(ledger, draft("a"), 10, 10)
+        ledger.top_up("alice", 10, "r1")
+        assert hold(ledger, draft("a"), 10, 10) == 10
+
+    def test_a_free_call_needs_no_money(self, ledger: Ledger) -> None:
+        assert hold(ledger, draft("a"), 0, 0) == 0
+        assert ledger.settle(draft("a", outcome="answered")).cost == 0
+
+    def test_an_invoiced_call_holds_nothing_and_gets_all(self, ledger: Ledger) -> None:
+        call = draft("a", prepaid=False)
+        assert hold(ledger, call, 10, 60) == 60
+        assert ledger.balance("alice") == Balance()
+        ledger.checkpoint(call._replace(cost=10_000), lease=LEASE)
+        assert ledger.settle(call._replace(cost=12_345)).cost == 12_345
+        assert ledger.balance("alice") == Balance(invoiced=12_345)
+
+    def test_threads_cannot_hold_more_than_there_is(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 1_000, "r1")
+        numbers = itertools.count()
+        granted = in_threads(lambda: try_hold(ledger, draft(f"c{next(numbers)}"), 50), 48)
+        assert granted.count(True) == 20
+        assert ledger.balance("alice") == Balance(held=1_000, topped_up=1_000)
+
+    # --- a key's own budget
+
+    def test_a_key_spends_no_more_than_its_budget(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 1_000, "r1")
+        assert hold(ledger, draft("a", key="k1"), 10, 60, budget=100) == 60
+        ledger.settle(draft("a", key="k1", cost=50))
+        assert hold(ledger, draft("b", key="k1"), 50, 80, budget=100) == 50
+        ledger.settle(draft("b", key="k1", cost=50))
+        with pytest.raises(KeyBudgetExhausted):
+            hold(ledger, draft("c", key="k1"), 1, 1, budget=100)
+        assert hold(ledger, draft("d", key="k2"), 60, 60, budget=60) == 60
+        assert hold(ledger, draft("e", key="k1"), 1, 1, budget=None) == 1
+
+    def test_what_a_key_holds_counts_against_its_budget(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 1_000, "r1")
+        hold(ledger, draft("a", key="k1"), 90, 90, budget=100)
+        with pytest.raises((KeyBudgetExhausted, BalanceOnHold)):
+            hold(ledger, draft("b", key="k1"), 11, 11, budget=100)
+        ledger.settle(draft("a", key="k1", cost=5))
+        assert hold(ledger, draft("b", key="k1"), 11, 200, budget=100) == 95
+
+    # --- settling
+
+    def test_settling_charges_the_cost_and_frees_the_rest(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        assert ledger.settle(draft("a", cost=25)).cost == 25
+        assert ledger.balance("alice") == Balance(available=75, spent=25, topped_up=100)
+
+    def test_settling_at_zero_releases_the_hold_and_records_the_call(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        ledger.settle(draft("a", outcome="model_overloaded"))
+        assert ledger.balance("alice") == Balance(available=100, topped_up=100)
+        assert [row.outcome for row in ledger.entries("alice")] == ["model_overloaded"]
+
+    def test_a_cost_above_the_hold_is_paid_from_what_is_available(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        assert ledger.settle(draft("a", cost=90)).cost == 90
+        assert ledger.balance("alice") == Balance(available=10, spent=90, topped_up=100)
+
+    def test_a_cost_above_everything_is_cut_to_what_there_is(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 60, 60)
+        hold(ledger, draft("b"), 30, 30)
+        assert ledger.settle(draft("a", cost=500)).cost == 70
+        assert ledger.balance("alice") == Balance(held=30, spent=70, topped_up=100)
+
+    def test_a_call_is_settled_once(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        first = ledger.settle(draft("a", cost=25, outcome="answered"))
+        assert ledger.settle(draft("a", cost=60, outcome="caller_left")) == first
+        assert ledger.balance("alice").spent == 25
+        assert list(ledger.entries("alice")) == [first]
+
+    def test_threads_settle_a_call_once(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        rows = in_threads(lambda: ledger.settle(draft("a", cost=25)), 16)
+        assert len(set(rows)) == 1
+        assert ledger.balance("alice") == Balance(available=75, spent=25, topped_up=100)
+
+    def test_the_row_says_all_that_the_entry_said(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 10**12, "r1")
+        entry = Entry(
+            "a", "alice", "k1", "deepseek-v3", "deepseek", 300, 1_200, 75, True,
+            1_000, 500, 200, 100, True, "answered", 840_000, 1.5,
+        )  # fmt: skip
+        hold(ledger, entry._replace(cost=0), 10, 10**6)
+        row = ledger.settle(entry)
+        assert row._replace(settled_at=None) == entry
+        assert row.settled_at is not None
+        assert abs(row.settled_at - datetime.now(UTC)) < timedelta(days=1)
+        assert list(ledger.entries("alice")) == [row]
+
+    # --- checkpoints and the sweep
+
+    def test_a_checkpoint_enlarges_the_hold_to_the_cost(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        ledger.checkpoint(draft("a", cost=50), lease=LEASE)
+        assert ledger.balance("alice").held == 60
+        ledger.checkpoint(draft("a", cost=80), lease=LEASE)
+        assert ledger.balance("alice") == Balance(available=20, held=80, topped_up=100)
+
+    def test_a_hold_that_cannot_grow_to_the_cost_says_so(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        with pytest.raises(InsufficientBalance):
+            ledger.checkpoint(draft("a", cost=101), lease=LEASE)
+        assert ledger.settle(draft("a", cost=101)).cost == 100
+
+    def test_a_checkpoint_of_a_settled_call_changes_nothing(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        ledger.settle(draft("a", cost=25))
+        ledger.checkpoint(draft("a", cost=90), lease=LEASE)
+        assert ledger.balance("alice") == Balance(available=75, spent=25, topped_up=100)
+
+    def test_the_sweep_leaves_living_calls_alone(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        for _ in range(5):
+            self.pass_time(LEASE - 1)
+            ledger.checkpoint(draft("a", cost=10), lease=LEASE)
+        assert ledger.sweep() == 0
+        assert ledger.balance("alice").held == 60
+
+    def test_the_sweep_settles_a_lost_call_at_its_floor(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a", model="deepseek-v3"), 10, 60)
+        last = draft("a", model="deepseek-v3", cost=33, prompt_tokens=3, completion_tokens=4)
+        ledger.checkpoint(last, lease=LEASE)
+        self.pass_time(LEASE + 1)
+        assert ledger.sweep() == 1
+        assert ledger.sweep() == 0
+        assert ledger.balance("alice") == Balance(available=67, spent=33, topped_up=100)
+        (row,) = ledger.entries("alice")
+        assert row._replace(settled_at=None) == last
+
+    def test_a_call_lost_before_any_checkpoint_costs_nothing(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        self.pass_time(LEASE + 1)
+        assert ledger.sweep() == 1
+        assert ledger.balance("alice") == Balance(available=100, topped_up=100)
+
+    def test_the_floor_holds_though_the_hold_could_not_grow(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 60, 60)
+        hold(ledger, draft("b"), 40, 40)
+        self.pass_time(LEASE - 1)
+        with pytest.raises(InsufficientBalance):
+            ledger.checkpoint(draft("a", cost=70), lease=LEASE)
+        self.pass_time(2)
+        assert ledger.sweep() == 1  # b alone: the lease of a was renewed
+        self.pass_time(LEASE)
+        assert ledger.sweep() == 1
+        assert ledger.balance("alice") == Balance(available=30, spent=70, topped_up=100)
+
+    def test_settling_after_the_sweep_gives_the_row_of_the_sweep(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        ledger.checkpoint(draft("a", cost=20), lease=LEASE)
+        self.pass_time(LEASE + 1)
+        ledger.sweep()
+        assert ledger.settle(draft("a", cost=60)).cost == 20
+        assert ledger.balance("alice").spent == 20
+
+    def test_a_call_in_want_of_money_sweeps_its_account_first(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 100, 100)
+        ledger.checkpoint(draft("a", cost=30), lease=LEASE)
+        self.pass_time(LEASE + 1)
+        assert hold(ledger, draft("b"), 10, 100) == 70
+        assert ledger.balance("alice") == Balance(held=70, spent=30, topped_up=100)
+
+    def test_a_lost_invoiced_call_is_invoiced_at_its_floor(self, ledger: Ledger) -> None:
+        call = draft("a", prepaid=False)
+        hold(ledger, call, 10, 60)
+        ledger.checkpoint(call._replace(cost=5), lease=LEASE)
+        self.pass_time(LEASE + 1)
+        assert ledger.sweep() == 1
+        assert ledger.balance("alice") == Balance(invoiced=5)
+
+    # --- looking back
+
+    def test_entries_are_the_accounts_own_oldest_first(self, ledger: Ledger) -> None:
+        for number in range(5):
+            ledger.settle(draft(f"a{number}", prepaid=False, cost=number))
+            ledger.settle(draft(f"b{number}", account="bob", prepaid=False))
+        assert [row.request_id for row in ledger.entries("alice")] == ["a0", "a1", "a2", "a3", "a4"]
+
+    def test_entries_are_cut_from_since_up_to_before_until(self, ledger: Ledger) -> None:
+        row = ledger.settle(draft("a", prepaid=False))
+        at = row.settled_at
+        assert at is not None
+        later, earlier = at + timedelta(hours=1), at - timedelta(hours=1)
+        assert list(ledger.entries("alice", since=at, until=later)) == [row]
+        assert list(ledger.entries("alice", since=earlier, until=at)) == []
+        assert list(ledger.entries("alice", since=later)) == []
+        assert list(ledger.usage("alice", since=later)) == []
+        assert [group.calls for group in ledger.usage("alice", since=at, until=later)] == [1]
+
+    def test_usage_is_summed_up_by_model_and_by_day(self, ledger: Ledger) -> None:
+        days = set()
+        for number, model in enumerate(["m1", "m2", "m1"]):
+            row = ledger.settle(
+                draft(
+                    f"a{number}",
+                    prepaid=False,
+                    model=model,
+                    prompt_tokens=10,
+                    completion_tokens=number,
+                    cost=100,
+                )
+            )
+            assert row.settled_at is not None
+            days.add(row.settled_at.astimezone(UTC).date().isoformat())
+        ledger.settle(draft("b", account="bob", prepaid=False, model="m1"))
+        by_model = {row.group: row for row in ledger.usage("alice", by="model")}
+        assert set(by_model) == {"m1", "m2"}
+        assert by_model["m1"] == UsageRow("m1", 2, 20, 2, 200)
+        by_day = list(ledger.usage("alice", by="day"))
+        assert {row.group for row in by_day} == days
+        assert sum(row.cost for row in by_day) == 300
+
+    def test_the_books_balance_after_threads_have_done_everything(self, ledger: Ledger) -> None:
+        ledger.top_up("alice", 500, "r1")
+        numbers = itertools.count()
+
+        def call() -> None:
+            number = next(numbers)
+            entry = draft(f"c{number}", key="k1")
+            if not try_hold(ledger, entry, 20 + number % 50):
+                return
+            with suppress(InsufficientBalance):
+                ledger.checkpoint(entry._replace(cost=number % 90), lease=LEASE)
+            ledger.settle(entry._replace(cost=number % 7))
+
+        in_threads(call, 64)
+        balance = ledger.balance("alice")
+        assert balance.held == 0
+        assert balance.available + balance.spent == balance.topped_up == 500
+        assert balance.spent == sum(row.cost for row in ledger.entries("alice"))
+
+
+def draft(request_id: str, **fields: Any) -> Entry:
+    """An entry of alice, unless ``fields`` say otherwise."""
+    return Entry(**{"request_id": request_id, "account": "alice", **fields})
+
+
+def hold(ledger: Ledger, entry: Entry, least: int, most: int, budget: int | None = None) -> int:
+    """A hold with the usual lease."""
+    return ledger.hold(entry, least=least, most=most, lease=LEASE, budget=budget)
+
+
+def try_hold(ledger: Ledger, entry: Entry, amount: int) -> bool:
+    """Whether exactly ``amount`` could be held."""
+    try:
+        return hold(ledger, entry, amount, amount) == amount
+    except (BalanceOnHold, InsufficientBalance):
+        return False

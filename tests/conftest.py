@@ -1,0 +1,446 @@
+"""What many tests share: gateways on the echo, a scripted provider, real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+import wsgiref.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+pytest.register_assert_rewrite("oneai_middleware.testing")
+
+from oneai_middleware import Gateway, OneAIMiddleware  # noqa: E402
+from oneai_middleware.secret import new_secret  # noqa: E402
+from oneai_middleware.testing import FakeClock  # noqa: E402
+
+# How long an example takes is no property of the code on a shared machine.
+settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("house")
+
+PATIENCE = 10.0
+"""Seconds a test waits for what must happen; on a machine at rest it takes milliseconds."""
+
+
+def eventually(check: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """What ``check`` returns once it is true; fails when it does not become so."""
+    end = time.monotonic() + patience
+    while True:
+        value = check()
+        if value:
+            return value
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+@pytest.fixture(name="eventually")
+def _eventually() -> Callable[..., Any]:
+    return eventually
+
+
+@pytest.fixture
+def pumps() -> Callable[[], list[threading.Thread]]:
+    """The threads of streams that this test has begun and that still run."""
+    before = set(threading.enumerate())
+    return lambda: [
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "oneai-pump" and thread not in before
+    ]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def secret() -> str:
+    """The key of ``alice``, the account of :func:`make_gateway`."""
+    return new_secret()
+
+
+@pytest.fixture
+def headers(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.fixture
+def make_gateway(secret: str) -> Callable[..., Gateway]:
+    """Gateways on the echo; by default alice, on tier pro, owns ten dollars.
+
+    ``echo`` are options of the echo that plays every provider, ``account`` fields
+    of alice's row, the rest settings.
+    """
+
+    def make(
+        *, echo: dict[str, Any] | None = None, account: dict[str, Any] | None = None, **options: Any
+    ) -> Gateway:
+        names = ("deepseek", "alibaba", "moonshot", "minimax", "zhipu")
+        options.setdefault(
+            "providers", {name: {"backend": "echo", **(echo or {})} for name in names}
+        )
+        options.setdefault(
+            "accounts",
+            {"alice": {"tier": "pro", "balance": "10", "keys": [secret], **(account or {})}},
+        )
+        return Gateway(**options)
+
+    return make
+
+
+def host_app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    """A host whose only page shows what reached it."""
+    body = f"host {environ['SCRIPT_NAME']}|{environ['PATH_INFO']}".encode("latin-1")
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+@pytest.fixture
+def make_app(make_gateway: Callable[..., Gateway]) -> Callable[..., OneAIMiddleware]:
+    """The same gateways mounted before a host; ``app.gateway`` is the gateway."""
+
+    def make(**options: Any) -> OneAIMiddleware:
+        return OneAIMiddleware(host_app, make_gateway(**options))
+
+    return make
+
+
+# --- one request, as a WSGI server makes it -----------------------------------
+
+
+class Reply:
+    """What a WSGI application answered. Its body is read when asked for, or never."""
+
+    def __init__(self, status: str, headers: list[tuple[str, str]], body: Any) -> None:
+        self.status = int(status.partition(" ")[0])
+        self.header_list = headers
+        self.headers = {name.lower(): value for name, value in headers}
+        self.body = body
+        self._items = iter(body)
+        self._data: bytes | None = None
+
+    def __next__(self) -> bytes:
+        """The next item of the body."""
+        return next(self._items)
+
+    def read(self) -> bytes:
+        """The rest of the body, which is closed then, as a server does it."""
+        if self._data is None:
+            self._data = b"".join(self._items)
+            self.close()
+        return self._data
+
+    def close(self) -> None:
+        if hasattr(self.body, "close"):
+            self.body.close()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.read())
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error in the body, which must be one: four keys, strings or null."""
+        assert self.status >= 400
+        assert self.headers["content-type"] == "application/json"
+        assert set(self.json) == {"error"}
+        error: dict[str, Any] = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert isinstance(error["message"], str)
+        assert isinstance(error["type"], str)
+        assert isinstance(error["param"], str | None)
+        assert isinstance(error["code"], str | None)
+        return error
+
+
+def send(
+    app: Any,
+    method: str,
+    target: str,
+    body: Any = b"",
+    headers: dict[str, str] | None = None,
+    **environ: Any,
+) -> Reply:
+    """Ask ``app``; ``body`` is sent as JSON unless it is bytes.
+
+    ``environ`` is laid over what is made of the rest; ``None`` takes a name out.
+    """
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    path, _, query = target.partition("?")
+    whole: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": urllib.parse.unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "wsgi.input": io.BytesIO(data),
+        "wsgi.multiprocess": False,
+    }
+    wsgiref.util.setup_testing_defaults(whole)
+    if method == "POST":
+        whole |= {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(data))}
+    for name, value in (headers or {}).items():
+        whole["HTTP_" + name.upper().replace("-", "_")] = value
+    whole = {name: value for name, value in (whole | environ).items() if value is not None}
+    answer: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        answer[:] = [status, headers]
+        return answer.append
+
+    returned = app(whole, start_response)
+    return Reply(*answer, returned)
+
+
+@pytest.fixture(name="send")
+def _send() -> Callable[..., Reply]:
+    return send
+
+
+# --- a provider on a real port ------------------------------------------------
+
+
+class Turn:
+    """One request that reached the provider, and the means to answer it."""
+
+    def __init__(self, handler: http.server.BaseHTTPRequestHandler, body: bytes) -> None:
+        self._handler = handler
+        self.method = handler.command
+        self.path = handler.path
+        self.headers = list(handler.headers.items())
+        self.peer = handler.client_address
+        """Tells connections apart: the same for all requests over one."""
+        self.body = body
+        self.left = threading.Event()
+        """Set when the gateway closes the connection while :meth:`hold` waits."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def raw(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self._handler.wfile.write(data)
+        self._handler.wfile.flush()
+
+    def answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """A whole reply; ``value`` is sent as JSON unless it is bytes."""
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self._handler.send_response(status)
+        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self._handler.send_header(name, text)
+        self._handler.send_header("Content-Length", str(len(data)))
+        self._handler.end_headers()
+        self.raw(data)
+
+    def start_stream(self, headers: dict[str, str] | None = None) -> None:
+        """The head of an event stream that ends when the connection does."""
+        self._handler.close_connection = True
+        self._handler.send_response(200)
+        for name, text in {"Content-Type": "text/event-stream", **(headers or {})}.items():
+            self._handler.send_header(name, text)
+        self._handler.send_header("Connection", "close")
+        self._handler.end_headers()
+
+    def event(self, value: Any) -> None:
+        """One event; ``value`` is sent as JSON unless it is a string."""
+        text = value if isinstance(value, str) else json.dumps(value)
+        self.raw(f"data: {text}\n\n".encode())
+
+    def text(self, text: str, finish: str | None = None, **chunk: Any) -> None:
+        """A chunk with a piece of text."""
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+        self.event({"id": "up", "object": "chat.completion.chunk", "choices": [choice], **chunk})
+
+    def hold(self, until: threading.Event | None = None, patience: float = 30.0) -> bool:
+        """Say nothing until the gateway closes the connection (true) or ``until`` is set."""
+        connection = self._handler.connection
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if until is not None and until.is_set():
+                return False
+            if select.select([connection], [], [], 0.01)[0]:
+                try:
+                    gone = connection.recv(1, socket.MSG_PEEK) == b""
+                except OSError:
+                    gone = True
+                if gone:
+                    self.left.set()
+                    return True
+        return False
+
+
+class Provider:
+    """A provider that does what the test says, over real HTTP.
+
+    ``respond`` is called with a :class:`Turn` for every request, in a thread of
+    its own; ``turns`` are all requests so far; ``connections`` the open sockets.
+    """
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+        self.respond: Callable[[Turn], None] = lambda turn: turn.answer(completion("hello"))
+        self.connections: set[Any] = set()
+        provider = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body would be 40 ms apart
+
+            def setup(self) -> None:
+                super().setup()
+                provider.connections.add(self)
+
+            def finish(self) -> None:
+                try:
+                    super().finish()
+                except OSError:
+                    pass
+                finally:
+                    provider.connections.discard(self)
+
+            def handle(self) -> None:
+                try:
+                    super().handle()
+                except OSError:
+                    self.close_connection = True
+
+            def _turn(self) -> None:
+                turn = Turn(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+                provider.turns.append(turn)
+                provider.respond(turn)
+
+            do_GET = do_POST = _turn
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        for handler in list(self.connections):
+            with contextlib.suppress(OSError):
+                handler.connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()
+        self._thread.join()
+
+
+def completion(text: str, **fields: Any) -> dict[str, Any]:
+    """A ``chat.completion`` as a provider sends it."""
+    return {
+        "id": "up-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "upstream-model",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": text},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+        **fields,
+    }
+
+
+@pytest.fixture(name="completion")
+def _completion() -> Callable[..., dict[str, Any]]:
+    return completion
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    provider = Provider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def asking_provider(provider: Provider) -> dict[str, Any]:
+    """Settings of a gateway whose model ``bot`` is the scripted provider's ``up/bot``."""
+    return {
+        "providers": {"scripted": {"base_url": provider.url, "api_key": "sk-upstream-secret"}},
+        "models": {"bot": {"routes": ["scripted/up/bot"], "input": "1", "output": "2"}},
+    }
+
+
+# --- real servers -------------------------------------------------------------
+
+
+class Server:
+    """A gunicorn of its own process, on a port that was free."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process = process
+        self.port = port
+        self.log = log
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> Any:
+        """The JSON of one of the host's own pages."""
+        with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as reply:
+            return json.load(reply)
+
+
+@pytest.fixture
+def start_gunicorn(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start gunicorn on a module's source that defines ``app``; stopped at the end."""
+    servers: list[Server] = []
+
+    def start(source: str, *arguments: str) -> Server:
+        folder = tmp_path / f"server{len(servers)}"
+        folder.mkdir()
+        (folder / "served.py").write_text(source)
+        log = folder / "log"
+        with socket.socket() as listener, log.open("wb") as output:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(128)
+            listener.set_inheritable(True)
+            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"]
+            process = subprocess.Popen(
+                [*command, "--chdir", str(folder), *arguments, "served:app"],
+                stdout=output,
+                stderr=output,
+                pass_fds=[listener.fileno()],
+            )
+            server = Server(process, listener.getsockname()[1], log)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.process.send_signal(signal.SIGQUIT)
+        try:
+            server.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.process.kill()
+            server.process.wait()

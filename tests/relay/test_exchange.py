@@ -1,0 +1,507 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneai_middleware.errors import (
+    BackendTimeout,
+    BackendUnavailable,
+    CallerLeft,
+    InternalError,
+    InvalidRequest,
+)
+from oneai_middleware.ledgers.base import Balance
+from oneai_middleware.protocol.chat import Chunk, Timeouts
+from oneai_middleware.protocol.usage import Usage
+from oneai_middleware.testing import FakeClock
+
+from .conftest import LEASE, OPENING, PRICE, Bench
+
+TIMEOUTS = Timeouts(first_token=20, idle=10, total=100)
+
+both = pytest.mark.parametrize("stream", [False, True])
+
+
+@pytest.fixture
+def make(bench):
+    def make(**options):
+        exchange = bench.exchange(timeouts=TIMEOUTS, **options)
+        exchange.start()
+        return exchange
+
+    return make
+
+
+def hear(exchange):
+    """A piece comes from the provider, who then is waited for."""
+    assert list(exchange.listened(["piece"])) == ["piece"]
+
+
+def hand(exchange, text="some words"):
+    hear(exchange)
+    exchange.meter.hand(Chunk.text(text))
+    return exchange.meter.delivered()
+
+
+# --- who pays what ------------------------------------------------------------
+
+
+@both
+def test_an_answered_call_pays_its_usage(bench, make, stream):
+    exchange = make(stream=stream)
+    bench.clock.advance(2)
+    assert exchange.answer(Usage(100, 10, cached_tokens=30, reasoning_tokens=5))
+    row = bench.row
+    assert (row.outcome, row.cost, row.duration) == ("answered", 100 * 1000 + 10 * 2000, 2.0)
+    assert (row.cached_tokens, row.reasoning_tokens, row.estimated) == (30, 5, False)
+    assert (row.provider, row.model) == ("p", "bot")
+    assert exchange.call.cost == row.cost
+    assert exchange.ending.error is None
+    assert not exchange.cancellation.cancelled
+    bench.assert_nothing_is_held()
+
+
+def test_a_usage_of_zero_costs_zero(bench, make):
+    exchange = make()
+    hand(exchange)
+    exchange.answer(Usage(0, 0))
+    assert bench.row.cost == 0
+    assert bench.ledger.balance("alice").available == OPENING
+
+
+@both
+@pytest.mark.parametrize(
+    "error", [BackendUnavailable("x"), InvalidRequest("x"), InternalError(), BackendTimeout("x")]
+)
+def test_a_call_that_failed_before_any_output_pays_nothing(bench, make, error, stream):
+    exchange = make(stream=stream)
+    hear(exchange)
+    exchange.meter.hand(Chunk(choices=[{"index": 0, "delta": {"role": "assistant"}}]))
+    assert exchange.fail(error)
+    assert (bench.row.cost, bench.row.outcome) == (0, error.code)
+    assert (bench.row.prompt_tokens, bench.row.completion_tokens) == (0, 0)
+    assert exchange.ending.error is error
+    assert exchange.cancellation.cancelled
+    bench.assert_nothing_is_held()
+
+
+def test_a_call_that_broke_in_mid_stream_pays_what_was_handed_over(bench, make):
+    exchange = make()
+    usage = hand(exchange)
+    exchange.fail(BackendUnavailable("x"))
+    assert bench.row.cost == PRICE.cost(usage) > 0
+    assert bench.row.estimated
+    bench.assert_nothing_is_held()
+
+
+def test_a_caller_who_left_pays_the_prompt_and_what_was_handed_over(bench, make):
+    exchange = make()
+    usage = hand(exchange)
+    assert exchange.leave()
+    assert bench.row.cost == PRICE.cost(usage)
+    assert usage.prompt_tokens > 0
+    assert usage.completion_tokens > 0
+    assert bench.row.outcome == "caller_left"
+    assert isinstance(exchange.ending.error, CallerLeft)
+    assert exchange.cancellation.cancelled
+
+
+def test_a_caller_who_left_pays_nothing_where_that_is_free(bench, make):
+    exchange = make(bill_departed=False)
+    hand(exchange)
+    exchange.leave()
+    assert (bench.row.cost, bench.row.outcome) == (0, "caller_left")
+    bench.assert_nothing_is_held()
+
+
+ENDS = {
+    "answer": lambda exchange: exchange.answer(Usage(10, 1)),
+    "fail": lambda exchange: exchange.fail(BackendUnavailable("x")),
+    "leave": lambda exchange: exchange.leave(),
+}
+
+
+@pytest.mark.parametrize("first", ENDS)
+@pytest.mark.parametrize("second", ENDS)
+def test_a_call_ends_once(bench, make, first, second):
+    exchange = make()
+    ending = ENDS[first](exchange)
+    row = bench.row
+    assert ENDS[second](exchange) is ending
+    assert bench.ledger.entries("alice") == [row]
+    assert exchange.ending is ending
+    assert exchange.call.outcome == ending.outcome == row.outcome
+    bench.assert_nothing_is_held()
+
+
+def test_whoever_ends_it_first_it_ends_once(bench, make):
+    barrier = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(25):
+            exchange = make()
+
+            def end(how, exchange=exchange):
+                barrier.wait(10)
+                return ENDS[how](exchange)
+
+            endings = list(pool.map(end, ["answer", "fail", "leave", "answer"] * 2))
+            assert all(ending is endings[0] for ending in endings)
+            assert bench.row.outcome == endings[0].outcome
+    assert len(bench.ledger.entries("alice")) == 25
+    bench.assert_nothing_is_held()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(sorted(ENDS)), st.integers(0, 500), st.integers(0, 500), st.booleans()
+        ),
+        max_size=12,
+    )
+)
+def test_the_books_are_exact_after_any_calls(calls):
+    bench = Bench(FakeClock())
+    paid = 0
+    for how, prompt, output, renewed in calls:
+        exchange = bench.exchange(timeouts=TIMEOUTS)
+        exchange.start()
+        usage = hand(exchange, "w" * output)
+        if renewed:
+            bench.clock.advance(9)
+            hear(exchange)
+            bench.clock.advance(1)
+            exchange.look()
+        if how == "answer":
+            usage = Usage(prompt, output)
+            exchange.answer(usage)
+        else:
+            ENDS[how](exchange)
+            if how == "fail" and not output:
+                usage = Usage(0, 0)
+        paid += PRICE.cost(usage)
+    assert bench.ledger.balance("alice") == Balance(
+        available=OPENING - paid, spent=paid, topped_up=OPENING
+    )
+    bench.assert_nothing_is_held()
+
+
+def test_a_failing_store_keeps_no_place_and_spoils_no_answer(bench, make, monkeypatch, caplog):
+    exchange = make()
+
+    def fail(*arguments):
+        raise OSError("the database is gone")
+
+    monkeypatch.setattr(bench.ledger, "settle", fail)
+    monkeypatch.setattr(bench.limiter, "settle", fail)
+    assert exchange.answer(Usage(10, 1))
+    assert bench.control._places()._count == 0
+    assert {"the ledger failed", "the rate limiter failed"} == {
+        record.getMessage().partition(": ")[2].partition(" on ")[0] for record in caplog.records
+    }
+    monkeypatch.undo()
+    bench.clock.advance(LEASE + 1)
+    bench.ledger.sweep()
+    assert bench.row.cost == 0
+    assert not bench.ledger.audit()
+
+
+# --- deadlines ----------------------------------------------------------------
+
+
+def test_without_a_first_token_in_time_a_stream_ends(bench, make):
+    exchange = make()
+    bench.clock.advance(20)
+    exchange.look()
+    assert not exchange.ending
+    bench.clock.advance(0.5)
+    exchange.look()
+    assert exchange.ending
+    assert isinstance(exchange.ending.error, BackendTimeout)
+    assert (bench.row.cost, bench.row.outcome) == (0, "upstream_timeout")
+    assert exchange.cancellation.cancelled
+    bench.assert_nothing_is_held()
+
+
+def test_silence_in_mid_stream_ends_it(bench, make):
+    exchange = make()
+    bench.clock.advance(15)
+    usage = hand(exchange)
+    bench.clock.advance(10)
+    exchange.look()
+    assert not exchange.ending
+    bench.clock.advance(0.5)
+    exchange.look()
+    assert "silent" in exchange.ending.error.detail
+    assert bench.row.cost == PRICE.cost(usage)
+    bench.assert_nothing_is_held()
+
+
+def test_signs_of_life_keep_a_stream_alive_until_its_time_is_up(bench, make):
+    exchange = make()
+    for _ in range(20):
+        bench.clock.advance(5)
+        hear(exchange)
+        exchange.look()
+        assert not exchange.ending
+    bench.clock.advance(0.5)
+    exchange.look()
+    assert "whole call" in exchange.ending.error.detail
+    bench.assert_nothing_is_held()
+
+
+def test_an_answer_in_one_piece_has_the_whole_time(bench, make):
+    exchange = make(stream=False)
+    bench.clock.advance(100)
+    exchange.look()
+    assert not exchange.ending
+    bench.clock.advance(0.5)
+    exchange.look()
+    assert bench.row.outcome == "upstream_timeout"
+    bench.assert_nothing_is_held()
+
+
+def test_a_providers_own_deadlines_hold_once_it_is_asked(bench, make):
+    exchange = make()
+    exchange.call.timeouts = Timeouts(first_token=5)
+    bench.clock.advance(6)
+    exchange.look()
+    assert exchange.ending
+
+
+# --- leases -------------------------------------------------------------------
+
+
+@both
+def test_leases_are_renewed_every_third_of_their_time(bench, make, monkeypatch, stream):
+    renewals = []
+    renew = bench.control.renew
+
+    def noted(*arguments):
+        renewals.append(bench.clock())
+        renew(*arguments)
+
+    monkeypatch.setattr(bench.control, "renew", noted)
+    exchange = make(stream=stream)
+    began = bench.clock()
+    for _ in range(200):
+        bench.clock.advance(0.25)
+        hear(exchange)
+        exchange.look()
+    assert [at - began for at in renewals] == [10, 20, 30, 40, 50]
+
+
+@both
+def test_a_living_call_outlives_its_first_lease(bench, make, stream):
+    exchange = make(stream=stream)
+    for _ in range(9):
+        bench.clock.advance(10)
+        hear(exchange)
+        exchange.look()
+    assert bench.ledger.sweep() == 0
+    bench.limiter.status("alice", exchange.admission.grant.claims)
+    assert bench.ledger.balance("alice").held > 0
+    exchange.answer(Usage(10, 1))
+    assert bench.row.cost == 10 * 1000 + 2000
+    bench.assert_nothing_is_held()
+
+
+@both
+def test_what_a_dead_worker_left_is_settled_at_its_floor(bench, make, stream):
+    exchange = make(stream=stream)
+    bench.clock.advance(5)
+    usage = hand(exchange) if stream else exchange.meter.delivered()
+    bench.clock.advance(5)
+    exchange.look()
+    if stream:
+        hand(exchange, "more that no checkpoint saw")
+    bench.clock.advance(LEASE + 1)
+    assert bench.ledger.sweep() == 1
+    assert bench.row.cost == PRICE.cost(usage)
+    assert bench.row.prompt_tokens == usage.prompt_tokens
+    assert bench.row.completion_tokens == usage.completion_tokens
+
+
+def test_the_floor_advances_with_what_was_handed_over(bench, make):
+    exchange = make()
+    floors = []
+    for _ in range(3):
+        hand(exchange)
+        bench.clock.advance(10)
+        exchange.look()
+        (hold,) = bench.ledger._state().holds.values()
+        floors.append(hold.draft.cost)
+    assert floors == sorted(set(floors))
+    assert floors[-1] == PRICE.cost(exchange.meter.delivered())
+
+
+def test_a_call_dead_before_its_first_checkpoint_costs_nothing(bench, make):
+    hand(make())
+    bench.clock.advance(LEASE + 1)
+    assert bench.ledger.sweep() == 1
+    assert bench.row.cost == 0
+
+
+def test_a_look_at_an_ended_call_does_nothing(bench, make):
+    exchange = make()
+    exchange.answer(Usage(1, 1))
+    bench.clock.advance(1000)
+    exchange.look()
+    assert bench.row.outcome == "answered"
+
+
+# --- callers who leave --------------------------------------------------------
+
+
+@both
+def test_a_caller_who_is_gone_frees_everything(bench, make, stream):
+    present = [True]
+    exchange = make(stream=stream, is_present=lambda: present[0])
+    stopped = []
+    exchange.cancellation.on_cancel(lambda: stopped.append(1))
+    exchange.look()
+    assert not exchange.ending
+    if stream:
+        hear(exchange)
+    present[0] = False
+    exchange.look()
+    assert exchange.ending
+    assert stopped == [1]
+    assert bench.row.outcome == "caller_left"
+    assert bench.row.cost == PRICE.cost(Usage(exchange.admission.prompt_tokens, 0))
+    bench.assert_nothing_is_held()
+
+
+def test_what_should_stop_the_provider_may_fail(bench, make, caplog):
+    exchange = make()
+    stopped = []
+
+    def fail():
+        raise RuntimeError("oops")
+
+    exchange.cancellation.on_cancel(fail)
+    exchange.cancellation.on_cancel(lambda: stopped.append(1))
+    assert exchange.leave()
+    exchange.cancellation.on_cancel(fail)
+    assert stopped == [1]
+    assert "oops" in caplog.text
+    bench.assert_nothing_is_held()
+
+
+# --- whose silence it is ---------------------------------------------------------
+
+
+def test_a_sign_of_life_is_no_first_token(bench, make):
+    exchange = make()
+    list(exchange.listened([None]))
+    bench.clock.advance(TIMEOUTS.first_token + 0.5)
+    exchange.look()
+    assert "first token" in exchange.ending.error.detail
+
+
+def test_a_caller_who_reads_slowly_is_not_a_silent_provider(bench, make):
+    exchange = make()
+    items = exchange.listened(iter(["one", "two"]))
+    next(items)  # it waits for the caller to take it
+    bench.clock.advance(TIMEOUTS.idle + 1)
+    exchange.look()
+    assert not exchange.ending
+    next(items)
+    bench.clock.advance(TIMEOUTS.idle + 1)
+    exchange.look()
+    assert not exchange.ending
+
+
+def test_a_call_that_outgrows_the_balance_ends_paid_to_the_last_token(bench, make):
+    exchange = make()
+    hand(exchange, "word " * 10**6)
+    bench.clock.advance(10)
+    exchange.look()
+    assert exchange.ending
+    assert exchange.ending.error is None
+    assert exchange.cancellation.cancelled
+    assert (bench.row.outcome, bench.row.cost) == ("balance_exhausted", OPENING)
+    bench.assert_nothing_is_held()
+
+
+def test_the_operator_is_told_whose_deadline_passed(bench, make, caplog):
+    exchange = make()
+    bench.clock.advance(TIMEOUTS.first_token + 0.5)
+    exchange.look()
+    [line] = [record.getMessage() for record in caplog.records]
+    assert exchange.call.request_id in line
+    assert "provider p" in line
+    assert "first token" in line
+
+
+def test_a_stream_that_no_provider_took_up_costs_nothing_to_leave(bench, make):
+    exchange = make()
+    exchange.leave()
+    assert (bench.row.outcome, bench.row.cost) == ("caller_left", 0)
+    bench.assert_nothing_is_held()
+
+
+def test_a_call_that_broke_through_our_own_fault_costs_nothing(bench, make):
+    exchange = make()
+    hand(exchange)
+    exchange.fail(InternalError())
+    assert (bench.row.outcome, bench.row.cost) == ("internal_error", 0)
+    bench.assert_nothing_is_held()
+
+
+# --- stores that are slow -----------------------------------------------------------
+
+
+def test_a_slow_store_keeps_the_watch_from_no_other_call(bench, make, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(bench, "aside", jobs.append)
+    slow, other = make(), make(is_present=lambda: False)
+    hand(slow)
+    bench.clock.advance(10)
+    slow.look()
+    other.look()
+    assert len(jobs) == 2  # a renewal and a settlement, and neither has been waited for
+    assert other.cancellation.cancelled
+    bench.clock.advance(10)
+    hear(slow)
+    slow.look()
+    assert len(jobs) == 2  # the first renewal is still under way
+    for job in jobs:
+        job()
+    slow.look()
+    assert len(jobs) == 3
+
+
+def test_whoever_comes_second_finds_the_call_settled(bench, make, monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+    settle = bench.ledger.settle
+
+    def slowly(entry):
+        begun.set()
+        assert go.wait(10)
+        return settle(entry)
+
+    monkeypatch.setattr(bench.ledger, "settle", slowly)
+    exchange = make()
+    hand(exchange)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(exchange.leave)
+        assert begun.wait(10)
+        second = pool.submit(exchange.leave)
+        assert not second.done()
+        go.set()
+        assert second.result(10) is first.result(10)
+        assert exchange.call.cost == bench.row.cost > 0
+
+
+def test_an_end_is_told_in_full_before_anybody_is_woken(bench, make):
+    exchange = make()
+    hand(exchange, "word " * 10**6)
+    seen = []
+    exchange.cancellation.on_cancel(
+        lambda: seen.append((exchange.call.outcome, exchange.ending.error, exchange.call.ended))
+    )
+    bench.clock.advance(10)
+    exchange.look()
+    assert seen == [("balance_exhausted", None, bench.clock())]
