@@ -281,7 +281,7 @@ MOMENTS: list[tuple[bool, Callable[[Any], None]]] = [
     (False, _in_mid_answer),
 ]
 
-AT_ONCE = 1.5
+AT_ONCE = 1.0
 """Seconds in which what a caller held must be free again once they have left."""
 
 
