@@ -57,7 +57,7 @@ class MemoryKeyStore(KeyStore):
         with self._writing():
             for digest, key in self._keys.items():
                 if key.id == key_id:
-                    self._keys[digest] = changed = key._replace(**fields)
+                    self._keys[digest] = changed = ApiKey(**{**key._asdict(), **fields})
                     return changed
         raise KeyError(key_id)
 

@@ -50,7 +50,7 @@ def test_a_declared_key_can_be_revoked(store, secret):
 def test_an_unknown_field_is_an_error(store, secret):
     with pytest.raises(TypeError):
         store.create("alice", colour="red")
-    with pytest.raises(ValueError, match="colour"):
+    with pytest.raises(TypeError, match="colour"):
         store.update(find(store, secret).id, colour="red")
 
 
