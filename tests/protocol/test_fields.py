@@ -544,7 +544,7 @@ def test_however_deep_a_body_is_nested_nobody_but_the_caller_is_to_blame(
 ):
     """Conformance 38."""
     statuses = []
-    for depth in range(900, 1000, 2):
+    for depth in (*range(900, 1000, 2), 50_000):  # how deep is too deep differs by Python
         nested = b"[" * depth + b"]" * depth
         data = b'{"model":"bot","stream":%b,"messages":[{"role":"user","content":"x"}],"x":%b}'
         statuses.append(
