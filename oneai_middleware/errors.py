@@ -11,6 +11,7 @@
         │   ├── ContextLengthExceeded   400
         │   └── ContentRefused          400
         ├── AuthenticationFailed        401                          caller
+        ├── CrossSiteRequest            403                          caller
         ├── UnknownURL                  404                          caller
         ├── ModelNotFound               404                          caller
         ├── MethodNotAllowed            405                          caller
@@ -162,6 +163,15 @@ class AuthenticationFailed(APIError):
 
     def headers(self) -> list[tuple[str, str]]:
         return [*super().headers(), ("WWW-Authenticate", "Bearer")]
+
+
+class CrossSiteRequest(APIError):
+    """A login of the host was used from another site's page."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "cross_site_request"
+    fault = "caller"
 
 
 class UnknownURL(APIError):

@@ -28,7 +28,7 @@ from .errors import APIError, ConfigurationError, InternalError, MethodNotAllowe
 from .key_stores.base import KeyStore
 from .key_stores.cached import CachedKeyStore
 from .ledgers.base import Ledger
-from .plugins import build_store, load_callable
+from .plugins import build_store, installed, load_callable
 from .protocol.response import Response
 from .providers import read_providers
 from .rate_limiters.base import RateLimiter
@@ -65,6 +65,7 @@ class Gateway:
         if settings is not None and options:
             raise ConfigurationError("give a Settings object or options, not both")
         self.settings = settings = settings or Settings.load(options)
+        self.scope = scope
         self._clock = clock
         self.providers = read_providers(settings.providers, settings.timeouts)
         self.catalog = load_catalog(settings.models, self.providers)
@@ -180,7 +181,7 @@ def _ledger_spec(settings: Settings) -> Any:
     if settings.ledger is not None:
         return settings.ledger
     spec = settings.key_store
-    if isinstance(spec, str) and ("://" in spec or ":" not in spec):
+    if isinstance(spec, str) and spec.partition("://")[0] in installed("ledgers"):
         return spec
     raise ConfigurationError(
         "ledger: name one beside a key_store of your own, such as 'memory' or 'unlimited'"

@@ -17,6 +17,7 @@ from .backends.base import Backend
 from .errors import ConfigurationError, unknown_name
 
 GROUP_PREFIX = "oneai_middleware."
+GROUPS = ("backends", "key_stores", "rate_limiters", "ledgers")
 
 
 class _Store(Protocol):
@@ -140,6 +141,11 @@ def _call(setting: str, make: Callable[[], Any]) -> Any:
         ) from error
     except TypeError as error:
         raise ConfigurationError(f"{setting}: {error}") from error
+    except Exception as error:  # whose words may hold a password
+        raise ConfigurationError(
+            f"{setting}: making it raised {type(error).__name__}; a part connects when it is "
+            "first used, not when it is made"
+        ) from error
 
 
 def _shown(spec: Any) -> str:

@@ -19,6 +19,8 @@ from typing import Any, Self
 from .errors import ConfigurationError, unknown_name
 from .protocol.chat import Timeouts
 
+CONFIG_VARIABLE = "ONEAI_CONFIG"
+
 Check = Callable[[str, Any], Any]
 
 # Characters that mean themselves in a path, so that the server's PATH_INFO has them too.
@@ -216,6 +218,12 @@ class Settings(Mapping[str, Any]):
         for option in dataclasses.fields(self):
             value = from_environment(option.name, getattr(self, option.name))
             object.__setattr__(self, option.name, option.metadata["check"](option.name, value))
+        if self.accounts and self.key_store != "memory":
+            # Nobody would read the keys in them, and nobody would say so.
+            raise ConfigurationError(
+                "accounts: only the key store 'memory' reads them; create these accounts in your "
+                "own key store and remove them here, or remove key_store"
+            )
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -252,6 +260,19 @@ class Settings(Mapping[str, Any]):
     def __repr__(self) -> str:
         """Names alone: values may be secrets."""
         return f"<Settings mount={self.mount!r} providers={sorted(self.providers)}>"
+
+
+def config_file() -> str:
+    """The path in ``$ONEAI_CONFIG``.
+
+    :raises ConfigurationError: the variable is not set.
+    """
+    path = os.environ.get(CONFIG_VARIABLE)
+    if not path:
+        raise ConfigurationError(
+            f"no settings: the environment variable {CONFIG_VARIABLE} must name a TOML file"
+        )
+    return path
 
 
 def from_environment(name: str, value: Any) -> Any:

@@ -53,7 +53,7 @@ def eventually(check: Callable[[], Any], patience: float = PATIENCE) -> Any:
         time.sleep(0.005)
 
 
-@pytest.fixture(name="eventually")
+@pytest.fixture(scope="session", name="eventually")
 def _eventually() -> Callable[..., Any]:
     return eventually
 

@@ -1,41 +1,39 @@
-"""What the README and the examples show is run as it stands there."""
+"""What the examples show is run as it stands there."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
 import re
-import threading
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from werkzeug.serving import make_server
 
-from oneai_middleware import OneAIMiddleware
-from oneai_middleware.cli.demo import demo_gateway
-from oneai_middleware.secret import new_secret
+from oneai_middleware import Gateway, Settings, plugins
+from oneai_middleware.secret import digest, new_secret
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = ROOT / "examples"
 CHAT = {"messages": [{"role": "user", "content": "When are you open?"}]}
 
 
 def load(path: str) -> ModuleType:
     """The example at ``path`` as a module."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "examples" / path)
+    spec = importlib.util.spec_from_file_location(Path(path).stem, EXAMPLES / path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def snippet(beginning: str) -> str:
-    """The README's Python snippet that begins so."""
-    found = re.findall(r"```python\n(.*?)```", README, re.S)
-    [code] = [code for code in found if code.startswith(beginning)]
-    return str(code)
 
 
 @pytest.fixture
@@ -66,46 +64,162 @@ def test_the_wsgi_example_lists_the_models_of_its_provider(key: str, send: Any) 
     assert send(app, "GET", "/").read() == b"The application's own page.\n"
 
 
-def test_the_readmes_mounts_work_as_written(key: str, send: Any) -> None:
-    flask: dict[str, Any] = {"__name__": "__main__"}
-    exec(snippet("from flask import Flask"), flask)  # noqa: S102
-    plain: dict[str, Any] = {"app": lambda environ, start_response: []}
-    exec(snippet("from oneai_middleware import OneAIMiddleware"), plain)  # noqa: S102
-    for app in (flask["app"], plain["app"]):
-        reply = send(app, "GET", "/oneai/v1/models", b"", {"Authorization": f"Bearer {key}"})
-        assert reply.status == 200
+# --- a model that answers by who asks ---------------------------------------------
 
 
-def test_the_readmes_function_is_a_model(key: str, send: Any) -> None:
-    from flask import Flask
-
-    from oneai_middleware.integrations.flask import OneAI
-
-    app = Flask("shop")
-    exec(snippet("def answer(request)"), {"app": app})  # noqa: S102
-    app.config["ONEAI_ACCOUNTS"] = {"alice": {"balance": "1", "keys": [key]}}
-    OneAI(app)
-    body = {"model": "support-bot", **CHAT}
-    reply = send(app, "POST", "/oneai/v1/chat/completions", body, {"x-api-key": key})
-    assert reply.json["choices"][0]["message"]["content"] == "You asked: When are you open?"
+@pytest.fixture
+def bot_keys(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    keys = {"alice": new_secret(), "bob": new_secret()}
+    for name, secret in keys.items():
+        monkeypatch.setenv(f"{name.upper()}_KEY", secret)
+    return keys
 
 
-def test_the_readmes_first_lines_of_python_print_what_the_demo_says(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "question", "answer"),
+    [
+        ("alice", "How many holidays are there?", "Holidays: thirty days a year, to be taken"),
+        ("bob", "How many holidays are there?", "Holidays: twenty-five days a year, and every"),
+        ("alice", "Who books trains?", "Travel: trains are booked by the front desk."),
+        ("bob", "Who books trains?", "Your handbook does not say."),
+    ],
+)
+def test_the_rag_bot_answers_from_the_documents_of_whoever_asks(
+    bot_keys: dict[str, str], send: Any, name: str, question: str, answer: str
 ) -> None:
-    keys = {name: new_secret() for name in ("free", "pro", "enterprise", "empty")}
-    monkeypatch.setenv("ONEAI_API_KEY", keys["free"])
-    app = OneAIMiddleware(lambda environ, start_response: [], demo_gateway(keys))
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        code = snippet("import os").replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
-        names: dict[str, Any] = {}
-        exec(code, names)  # noqa: S102
-        names["client"].close()
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert capsys.readouterr().out == "Write a haiku about AI"
+    app = load("rag_bot/app.py").create_app()
+    body = {"model": "handbook", "messages": [{"role": "user", "content": question}]}
+    headers = {"x-api-key": bot_keys[name]}
+    reply = send(app, "POST", "/oneai/v1/chat/completions", body, headers)
+    content = reply.json["choices"][0]["message"]["content"]
+    assert content.startswith(answer)
+    usage = reply.json["usage"]
+    assert usage["prompt_tokens"] == len(question.split())
+    assert usage["completion_tokens"] == len(content.split())
+    [row] = app.extensions["oneai"].ledger.entries(name)
+    assert row.cost == usage["prompt_tokens"] * 100 + usage["completion_tokens"] * 400
+    assert not row.estimated
+
+
+def test_the_rag_bot_streams_word_by_word(bot_keys: dict[str, str], send: Any) -> None:
+    app = load("rag_bot/app.py").create_app()
+    body = {"model": "handbook", "stream": True, **CHAT}
+    headers = {"x-api-key": bot_keys["bob"]}
+    reply = send(app, "POST", "/oneai/v1/chat/completions", body, headers)
+    assert streamed(reply.read()) == ["Your ", "handbook ", "does ", "not ", "say."]
+
+
+def streamed(events: bytes) -> list[str]:
+    """The pieces of text in a stream, which must be complete."""
+    *chunks, done, _ = events.decode().split("\n\n")
+    assert done == "data: [DONE]"
+    read = [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
+    pieces = [each["delta"].get("content") for chunk in read for each in chunk["choices"]]
+    return [piece for piece in pieces if piece]
+
+
+# --- a Django project ---------------------------------------------------------------
+
+
+@pytest.fixture
+def project(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Django example, with a database of its own. Its key is ``key``."""
+    monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / "shop.sqlite3"))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    return EXAMPLES / "django_project"
+
+
+def run(folder: Path, *arguments: str) -> str:
+    """What Python prints there; it must succeed."""
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_django_example_passes_its_own_checks_and_tests(project: Path) -> None:
+    run(project, "manage.py", "check", "--fail-level", "WARNING")
+    run(project, "manage.py", "makemigrations", "--check", "--dry-run")
+    run(project, "-W", "error", "manage.py", "test", "-v", "0")
+
+
+def test_the_django_example_answers_from_its_database(
+    project: Path, key: str, start_gunicorn: Any
+) -> None:
+    run(project, "manage.py", "migrate", "-v", "0")
+    source = f"""
+import sys
+sys.path.insert(0, {str(project)!r})
+from shop.wsgi import application as app
+"""
+    server = start_gunicorn(source, "--threads", "4")
+    question = [{"role": "user", "content": "Is there a teapot, or a cup?"}]
+    body = {"model": "stock", "messages": question, "stream": True}
+    request = urllib.request.Request(
+        f"{server.url}/oneai/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
+    )
+    with urllib.request.urlopen(request) as reply:
+        pieces = streamed(reply.read())
+    assert pieces == ["We have ", "120 of the cup and 4 of the teapot", "."]
+    with urllib.request.urlopen(f"{server.url}/") as reply:
+        assert reply.read() == b"The shop's own page."
+
+
+def test_the_django_example_shows_a_key_that_it_made_itself(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHOP_API_KEY")
+    assert "oneai-sk-" in run(project, "-c", "import shop.wsgi")
+
+
+# --- a package with a backend and a key store ---------------------------------------
+
+
+@pytest.fixture
+def custom_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The example's folder, as if the package were installed."""
+    folder = EXAMPLES / "custom_backend"
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    genuine = plugins.entry_points
+
+    def entry_points(group: str) -> list[EntryPoint]:
+        offered = project["entry-points"].get(group, {})
+        return [
+            *genuine(group=group),
+            *(EntryPoint(name, value, group) for name, value in offered.items()),
+        ]
+
+    monkeypatch.setattr(plugins, "entry_points", entry_points)
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "oneai_faq"]:
+        del sys.modules[name]
+
+
+def test_the_custom_backend_answers_by_the_settings_of_its_readme(
+    custom_backend: Path, tmp_path: Path, send: Any
+) -> None:
+    readme = (custom_backend / "README.md").read_text(encoding="utf-8")
+    [settings] = re.findall(r"```toml\n(.*?)```", readme, re.S)
+    keys, secret = tmp_path / "keys", new_secret()
+    keys.write_text(f"alice sha256:{digest(secret)}\n")
+    config = tmp_path / "oneai.toml"
+    config.write_text(settings.replace("/etc/oneai/keys", str(keys)), encoding="utf-8")
+    gateway = Gateway(Settings.from_file(str(config)))
+    headers = {"Authorization": f"Bearer {secret}"}
+    body = {"model": "front-desk", "messages": [{"role": "user", "content": "Opening hours?"}]}
+    reply = send(gateway, "POST", "/v1/chat/completions", body, headers)
+    assert reply.json["choices"][0]["message"]["content"] == "We are open from nine to five."
+    refused = send(gateway, "POST", "/v1/chat/completions", {"model": "front-desk", **CHAT}, {})
+    assert refused.status == 401
+
+
+def test_the_custom_backend_passes_its_own_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = EXAMPLES / "custom_backend"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    said = run(folder, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert re.search(r"\d\d passed", said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from oneai_middleware import ConfigurationError, plugins
+from oneai_middleware import ConfigurationError, Gateway, plugins
 from oneai_middleware.backends.base import Backend
 from oneai_middleware.backends.echo import EchoBackend
 from oneai_middleware.backends.function import FunctionBackend
@@ -274,3 +275,139 @@ def test_our_own_parts_come_in_by_the_same_road() -> None:
     assert "memory" in found["key_stores"]
     assert "memory" in found["rate_limiters"]
     assert {"memory", "unlimited"} <= set(found["ledgers"])
+
+
+# --- a plug-in whose store is down ----------------------------------------------------
+
+PASSWORD = "hunter2"
+
+
+class Down:
+    """Made without a connection, as a part has to be; whatever asks it fails."""
+
+    one_process = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
+        return cls()
+
+    def _fail(self, *_: Any, **__: Any) -> Any:
+        raise ConnectionError(f"no route to db://alice:{PASSWORD}@host")
+
+    find = account = create = update = keys = accounts = save_account = _fail
+    acquire = renew = settle = cancel = status = _fail
+    hold = checkpoint = top_up = balance = entries = usage = sweep = audit = _fail
+
+
+class KeysDown(Down, KeyStore):  # type: ignore[misc]
+    """A key store that is down."""
+
+
+class LimitsDown(Down, RateLimiter):  # type: ignore[misc]
+    """A rate limiter that is down."""
+
+
+class MoneyDown(Down, Ledger):  # type: ignore[misc]
+    """A ledger that is down."""
+
+
+@pytest.fixture
+def down(offer: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A URL that names, for every family, a store that is down."""
+    parts = SimpleNamespace(Keys=KeysDown, Limits=LimitsDown, Money=MoneyDown)
+    monkeypatch.setitem(sys.modules, "down_parts", parts)
+    offer("key_stores", "down", "down_parts:Keys")
+    offer("rate_limiters", "down", "down_parts:Limits")
+    offer("ledgers", "down", "down_parts:Money")
+    return f"down://alice:{PASSWORD}@host/db"
+
+
+CHAT = "/oneai/v1/chat/completions"
+BODY = {"model": "glm-4", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("setting", ["key_store", "rate_limiter", "ledger"])
+def test_a_store_that_is_down_costs_the_host_nothing_and_our_callers_a_503(
+    make_app: Any, send: Any, headers: Any, down: str, caplog: Any, setting: str, stream: bool
+) -> None:
+    options = {"ledger": "memory", setting: down}
+    if setting == "key_store":
+        options["accounts"] = {}  # type: ignore[assignment]
+    app = make_app(**options)
+    for _ in range(2):
+        assert send(app, "GET", "/").status == 200
+        assert send(app, "GET", "/oneai/health").status == 200
+        reply = send(app, "POST", CHAT, {**BODY, "stream": stream}, headers)
+        assert reply.status == 503
+        assert reply.error["code"] == "store_unavailable"
+        assert int(reply.headers["retry-after"]) > 0
+        assert PASSWORD not in reply.read().decode()
+    models = send(app, "GET", "/oneai/v1/models", headers=headers)
+    assert models.status == (503 if setting == "key_store" else 200)
+    assert "ConnectionError" in caplog.text
+    assert PASSWORD not in caplog.text
+    if setting != "ledger":
+        assert list(app.gateway.ledger.entries("alice")) == []
+
+
+def test_all_stores_down_at_once_and_the_host_still_starts_and_serves(
+    make_app: Any, send: Any, headers: Any, down: str
+) -> None:
+    app = make_app(key_store=down, rate_limiter=down, accounts={})
+    assert type(app.gateway.ledger) is MoneyDown  # money lives where the keys do
+    assert send(app, "GET", "/page").status == 200
+    assert send(app, "POST", CHAT, BODY, headers).error["code"] == "store_unavailable"
+    # What a store is not needed for is answered as ever.
+    assert send(app, "POST", CHAT, BODY).status == 401
+    assert send(app, "POST", "/oneai/v1/nothing", BODY).status == 404
+
+
+def test_a_callers_place_comes_back_from_a_store_that_is_down(
+    make_app: Any, send: Any, headers: Any, down: str
+) -> None:
+    app = make_app(ledger=down, max_calls=1)
+    for _ in range(3):
+        assert send(app, "POST", CHAT, BODY, headers).error["code"] == "store_unavailable"
+
+
+def test_a_host_whose_providers_cannot_be_reached_starts_and_serves(
+    make_app: Any, send: Any, headers: Any
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        app = make_app(providers={"zhipu": {"base_url": url, "api_key": "sk-upstream-secret"}})
+        assert send(app, "GET", "/").status == 200
+        assert send(app, "GET", "/oneai/v1/models", headers=headers).status == 200
+        reply = send(app, "POST", CHAT, BODY, headers)
+    assert (reply.status, reply.error["code"]) == (502, "upstream_error")
+    assert "127.0.0.1" not in reply.read().decode()
+    assert app.gateway.ledger.balance("alice").available == 10 * 10**9
+
+
+def test_a_part_that_connects_when_it_is_made_is_told_not_to() -> None:
+    class Hasty(Ledger):
+        def __init__(self) -> None:
+            raise ConnectionError(PASSWORD)
+
+    class HastyBackend(Backend):
+        def __init__(self, **options: Any) -> None:
+            raise OSError(PASSWORD)
+
+    assert refusal(lambda: build_store("ledger", Hasty, Ledger, SETTINGS)) == (
+        "ledger: making it raised ConnectionError; a part connects when it is first used, not "
+        "when it is made"
+    )
+    message = refusal(lambda: build_backend("x", HastyBackend, {}))
+    assert message.startswith("providers['x']: making it raised OSError; ")
+
+
+def test_a_key_store_that_brings_no_ledger_asks_for_one() -> None:
+    class Keys(KeyStore):
+        def find(self, digest: str) -> None:
+            return None
+
+    for spec in (Keys(), Keys):
+        with pytest.raises(ConfigurationError, match=r"^ledger: name one beside a key_store"):
+            Gateway(key_store=spec)

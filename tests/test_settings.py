@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oneai_middleware import ConfigurationError, Gateway, OneAIMiddleware, Settings
+from oneai_middleware.key_stores.memory import MemoryKeyStore
 from oneai_middleware.protocol.chat import Timeouts
 from oneai_middleware.secret import new_secret
 
@@ -130,6 +131,28 @@ def test_a_mount_that_ends_in_v1_is_refused_with_what_to_write_instead(mount: st
     message = refusal(mount=mount)
     assert "which the API adds by itself" in message
     assert repr(mount.rstrip("/").removesuffix("/v1")) in message
+
+
+@pytest.mark.parametrize("key", ["oneai-sk-test", "sk-1234", "alice", ""])
+def test_a_key_that_somebody_made_up_is_refused_with_how_to_make_one(key: str) -> None:
+    message = refusal(accounts={"alice": {"keys": [key]}})
+    assert message.startswith("accounts['alice']: keys holds something that is not an API key")
+    assert message.endswith("run `oneai secret` for a fresh one")
+
+
+@pytest.mark.parametrize("spec", ["django", "sqlite:///shop.db", "shop:Keys", MemoryKeyStore()])
+def test_accounts_beside_another_key_store_are_refused_because_nobody_reads_them(
+    spec: Any,
+) -> None:
+    message = refusal(key_store=spec, ledger="memory", accounts={"alice": {}})
+    assert message.startswith("accounts: only the key store 'memory' reads them; ")
+    assert "remove them here" in message
+
+
+def test_no_accounts_beside_another_key_store_are_right() -> None:
+    store = MemoryKeyStore()
+    assert Gateway(key_store=store, ledger="memory").key_store is store
+    assert Gateway(key_store=store, ledger="memory", accounts={}).key_store is store
 
 
 JSON = st.recursive(

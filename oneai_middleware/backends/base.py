@@ -53,7 +53,10 @@ class Backend:
         """
 
     def close(self) -> None:
-        """Let go of connections. Nothing may depend on its being called."""
+        """Let go of connections; the next call opens new ones.
+
+        Nothing may depend on its being called.
+        """
 
 
 def _known_options(backend: type[Backend]) -> set[str]:

@@ -1,86 +1,76 @@
-"""``oneai check``: are the settings right, and can the providers be reached?"""
+"""``oneai check``: are the settings right, and can stores and providers be reached?"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import APIError, ConfigurationError
+from ..accounts import Limits
+from ..errors import APIError
 from ..gateway import Gateway
-from ..settings import Settings
+from ..key_stores.cached import CachedKeyStore
+from ..rate_limiters.base import Claim
+from ..rate_limiters.memory import MemoryRateLimiter
+from ..secret import digest, new_secret
+from .source import FindGateway, add_source, gateway_of
 
-CONFIG_VARIABLE = "ONEAI_CONFIG"
 
-
-def add_to(commands: Any) -> None:
+def add_to(commands: Any, find_gateway: FindGateway | None) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "check",
-        help="settings, plug-ins and providers",
-        description="Build the gateway as the settings say and ask every provider whether it "
-        "accepts us. Exits with 1 if anything is wrong.",
+        help="settings, plug-ins, stores and providers",
+        description="Build the gateway as the settings say, ask every store something, and every "
+        "provider whether it accepts us. Exits with 1 if anything is wrong.",
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--config", metavar="FILE", help=f"a TOML file of settings (default: ${CONFIG_VARIABLE})"
-    )
-    source.add_argument(
-        "--app", metavar="MODULE:APP", help="a Flask app or WSGI application that mounts us"
-    )
+    add_source(parser, find_gateway)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Report what is found, a line each."""
-    gateway = _from_app(arguments.app) if arguments.app else _from_file(arguments.config)
-    settings = gateway.settings
-    print(f"ok      settings: mount {settings.mount or '/'!r}, {len(gateway.catalog)} models")
-    for setting, part in (
-        ("key_store", gateway.key_store),
-        ("rate_limiter", gateway.rate_limiter),
-        ("ledger", gateway.ledger),
-    ):
-        print(f"ok      {setting}: {type(part).__name__}")
+    gateway = gateway_of(arguments)
+    print(
+        f"ok      settings: mount {gateway.settings.mount or '/'!r}, {len(gateway.catalog)} models"
+    )
+    reached = [_reaches(gateway, store, "", probe) for store, probe in _stores(gateway)]
+    for warning in _warnings(gateway):
+        print(f"warning {warning}")
     if not gateway.catalog:
         print("warning models: none has a configured provider, so callers can use none")
-    failed = [name for name in gateway.providers if not _reaches(gateway, name)]
-    return 1 if failed else 0
+    for name, provider in gateway.providers.items():
+        reached.append(_reaches(gateway, f"provider {name}", ": reached", provider.backend.check))
+    return 0 if all(reached) else 1
 
 
-def _reaches(gateway: Gateway, name: str) -> bool:
+def _warnings(gateway: Gateway) -> Iterator[str]:
+    """What is right with one process and wrong with several."""
+    if isinstance(gateway.rate_limiter, MemoryRateLimiter):
+        yield "rate_limiter: counts in memory, so N worker processes admit N times the limit"
+    if gateway.ledger.one_process:
+        yield "ledger: lives in memory; with several worker processes prepaid calls are refused"
+
+
+def _stores(gateway: Gateway) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Each store's name with a question that costs nothing and changes nothing."""
+    keys, limiter, ledger = gateway.key_store, gateway.rate_limiter, gateway.ledger
+    genuine = keys.store if isinstance(keys, CachedKeyStore) else keys
+    yield f"key_store: {type(genuine).__name__}", lambda: keys.find(digest(new_secret()))
+    nobody = [Claim("account:", Limits())]
+    yield f"rate_limiter: {type(limiter).__name__}", lambda: limiter.status("", nobody)
+    yield f"ledger: {type(ledger).__name__}", lambda: ledger.balance("")
+
+
+def _reaches(gateway: Gateway, what: str, found: str, probe: Callable[[], object]) -> bool:
     try:
-        gateway.providers[name].backend.check()
+        with gateway.scope():
+            probe()
     except APIError as error:
-        print(f"FAILED  provider {name}: {error.code}: {error.detail or error.message}")
+        print(f"FAILED  {what}: {error.code}: {error.detail or error.message}")
         return False
-    except Exception as error:  # a backend of somebody else's
-        print(f"FAILED  provider {name}: {type(error).__name__}")
+    except Exception as error:  # a part of somebody else's, whose words may hold a password
+        print(f"FAILED  {what}: {type(error).__name__}")
         return False
-    print(f"ok      provider {name}: reached")
+    print(f"ok      {what}{found}")
     return True
-
-
-def _from_file(path: str | None) -> Gateway:
-    path = path or os.environ.get(CONFIG_VARIABLE)
-    if not path:
-        raise ConfigurationError(
-            f"no settings: give --config FILE, set {CONFIG_VARIABLE}, or give --app MODULE:APP"
-        )
-    return Gateway(Settings.from_file(path))
-
-
-def _from_app(spec: str) -> Gateway:
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - where the user stands, as flask does
-    module, _, attribute = spec.partition(":")
-    try:
-        app = getattr(importlib.import_module(module), attribute or "app")
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"--app {spec}: {error}") from error
-    found = app if isinstance(app, Gateway) else getattr(app, "gateway", None)
-    found = found or getattr(app, "extensions", {}).get("oneai")
-    if not isinstance(found, Gateway):
-        raise ConfigurationError(f"--app {spec}: no gateway of ours is mounted in it")
-    return found

@@ -33,7 +33,8 @@ class CachedKeyStore(KeyStore):
         size: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        self.store = store
+        """The one that is asked."""
         self._found: PerProcess[_Answers[ApiKey]] = PerProcess(
             lambda: _Answers(store.find, ttl, size, clock)
         )
@@ -42,7 +43,7 @@ class CachedKeyStore(KeyStore):
         )
 
     def digest(self, secret: str) -> str | None:
-        return self._store.digest(secret)
+        return self.store.digest(secret)
 
     def find(self, digest: str) -> ApiKey | None:
         return self._found().get(digest)
@@ -51,25 +52,25 @@ class CachedKeyStore(KeyStore):
         return self._accounts().get(name)
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
-        key, secret = self._store.create(account, **fields)
-        digest = self._store.digest(secret)
+        key, secret = self.store.create(account, **fields)
+        digest = self.store.digest(secret)
         if digest is not None:
             self._found().forget_miss(digest)
         return key, secret
 
     def update(self, key_id: str, **fields: Any) -> ApiKey:
-        key = self._store.update(key_id, **fields)
+        key = self.store.update(key_id, **fields)
         self._found().forget_hits()
         return key
 
     def keys(self, account: str | None = None) -> Iterable[ApiKey]:
-        return self._store.keys(account)
+        return self.store.keys(account)
 
     def accounts(self) -> Iterable[Account]:
-        return self._store.accounts()
+        return self.store.accounts()
 
     def save_account(self, account: Account) -> None:
-        self._store.save_account(account)
+        self.store.save_account(account)
         self._found().forget_hits()  # keys carry their account
         self._accounts().forget_hits()
         self._accounts().forget_miss(account.name)

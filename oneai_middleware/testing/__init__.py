@@ -1,4 +1,4 @@
-"""Contracts that every key store, rate limiter and ledger keeps, and a clock to move.
+"""Contracts that every key store, rate limiter, ledger and backend keeps, and a clock to move.
 
 A contract is a class of tests. Inherit it, say how to make your part, and pytest
 runs it::
@@ -19,14 +19,17 @@ Add ``pytest.register_assert_rewrite("oneai_middleware.testing")`` to your
 ``conftest.py`` to see the values behind a failure.
 """
 
+from .backends import BackendContract, said
 from .clock import FakeClock
 from .contract import LEASE, in_threads
-from .key_stores import KeyStoreContract, find
+from .key_stores import KeyLookupContract, KeyStoreContract, find
 from .ledgers import LedgerContract, draft, hold, try_hold
 from .rate_limiters import RateLimiterContract, attempt, claim, close, refusal, remains
 
 __all__ = [
+    "BackendContract",
     "FakeClock",
+    "KeyLookupContract",
     "KeyStoreContract",
     "LEASE",
     "LedgerContract",
@@ -40,5 +43,6 @@ __all__ = [
     "in_threads",
     "refusal",
     "remains",
+    "said",
     "try_hold",
 ]

@@ -25,18 +25,6 @@ from oneai_middleware.secret import digest, is_well_formed
 COMMAND = [sys.executable, "-m", "oneai_middleware"]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Callable[[str], str]:
-    """The path of a settings file that holds this."""
-
-    def config(text: str) -> str:
-        path = tmp_path / "oneai.toml"
-        path.write_text(dedent(text))
-        return str(path)
-
-    return config
-
-
 # --- oneai secret -------------------------------------------------------------
 
 
@@ -81,6 +69,8 @@ def test_check_reports_good_settings_a_line_each(capsys: Any, config: Any) -> No
         "ok      key_store: MemoryKeyStore",
         "ok      rate_limiter: MemoryRateLimiter",
         "ok      ledger: MemoryLedger",
+        "warning rate_limiter: counts in memory, so N worker processes admit N times the limit",
+        "warning ledger: lives in memory; with several worker processes prepaid calls are refused",
         "ok      provider deepseek: reached",
     ]
 

@@ -1,0 +1,116 @@
+"""What ``manage.py check`` says about the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings as django_settings
+from django.core import mail
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.views.debug import SafeExceptionReporterFilter
+
+from ...errors import ConfigurationError
+from ...gateway import Gateway
+from ...ledgers.memory import MemoryLedger
+from ...rate_limiters.memory import MemoryRateLimiter
+from .conf import SETTING, gateway
+
+MIDDLEWARE = "oneai_middleware.integrations.django.middleware.OneAIMiddleware"
+
+
+@register
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """The ``ONEAI`` setting and where the middleware stands."""
+    try:
+        ours = gateway()
+    except ConfigurationError as error:
+        return [Error(str(error), hint=f"Mend it in the {SETTING} setting.", id="oneai.E001")]
+    return [
+        *_providers(ours),
+        *_memory(ours),
+        *_place(),
+        *_passwords(getattr(django_settings, SETTING, {}), SETTING),
+        *_asgi(),
+    ]
+
+
+def _providers(ours: Gateway) -> Iterator[CheckMessage]:
+    if not ours.providers:
+        yield Warning(
+            "No provider is configured, so there is no model to call.",
+            hint=f"Set {SETTING}['PROVIDERS'], such as "
+            "{'deepseek': {'api_key': 'env:DEEPSEEK_API_KEY'}}.",
+            id="oneai.W001",
+        )
+
+
+def _memory(ours: Gateway) -> Iterator[CheckMessage]:
+    """Memory is each worker's own: right for development, wrong for several workers."""
+    # The test runner switches DEBUG off and keeps what would be sent by mail.
+    if django_settings.DEBUG or hasattr(mail, "outbox"):
+        return
+    if isinstance(ours.rate_limiter, MemoryRateLimiter):
+        yield Warning(
+            "Rate limits are counted in memory: N worker processes admit N times the limit.",
+            hint="Run one process with many threads, or name a shared rate limiter.",
+            id="oneai.W002",
+        )
+    if isinstance(ours.ledger, MemoryLedger) and ours.ledger.one_process:
+        yield Warning(
+            "Balances are kept in memory: they are gone when the process is, and with several "
+            "worker processes prepaid accounts are refused.",
+            hint=f"Keep keys and money in a database, or set {SETTING}['LEDGER'] to 'unlimited'.",
+            id="oneai.W003",
+        )
+
+
+def _place() -> Iterator[CheckMessage]:
+    names = list(django_settings.MIDDLEWARE)
+    if MIDDLEWARE not in names:
+        yield Error(
+            "The app is installed but its middleware is not, so nothing answers.",
+            hint=f"Put {MIDDLEWARE!r} first in MIDDLEWARE.",
+            id="oneai.E002",
+        )
+    elif names[0] != MIDDLEWARE:
+        yield Warning(
+            f"OneAIMiddleware stands behind {names[0]!r} in MIDDLEWARE: what stands before it may "
+            "read the body, compress streams or refuse API clients.",
+            hint="Put it first.",
+            id="oneai.W004",
+        )
+
+
+def _passwords(value: Any, where: str) -> Iterator[CheckMessage]:
+    """Passwords in URLs whose setting has a name that Django's debug page prints."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not SafeExceptionReporterFilter.hidden_settings.search(str(name)):
+                yield from _passwords(item, f"{where}[{name!r}]")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _passwords(item, f"{where}[{index}]")
+    elif isinstance(value, str) and _has_password(value):
+        yield Warning(
+            f"{where} holds a URL with a password, which Django's debug page would print.",
+            hint="Write 'env:NAME' and put the URL into that environment variable.",
+            id="oneai.W005",
+        )
+
+
+def _has_password(text: str) -> bool:
+    try:
+        return bool(urlsplit(text).password)
+    except ValueError:
+        return False
+
+
+def _asgi() -> Iterator[CheckMessage]:
+    if getattr(django_settings, "ASGI_APPLICATION", None):
+        yield Warning(
+            "ASGI_APPLICATION is set; served that way, the API answers one error that says so.",
+            hint="Serve the project through wsgi.py, or remove ASGI_APPLICATION.",
+            id="oneai.W006",
+        )

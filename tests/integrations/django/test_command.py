@@ -1,0 +1,83 @@
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+
+
+def run(*arguments):
+    """What ``manage.py oneai …`` writes, called from Python."""
+    output = io.StringIO()
+    call_command("oneai", *arguments, stdout=output)
+    return output.getvalue()
+
+
+def test_a_key_is_made(use):
+    use()
+    assert run("secret").startswith("secret  oneai-sk-")
+
+
+def test_the_projects_models_are_listed(use):
+    use()
+    assert [line.split()[0] for line in run("models").splitlines()][-1] == "notes"
+
+
+def test_the_parts_that_the_project_chose_are_marked(use):
+    use()
+    assert "in use" in next(line for line in run("plugins").splitlines() if " echo " in line)
+
+
+def test_the_project_is_checked(use, capsys):
+    use()
+    assert "provider echo: reached" in run("check")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_refused_is_a_command_error(use):
+    use(MUONT="/ai")
+    said = io.StringIO()
+    with pytest.raises(CommandError, match="1") as refused:
+        call_command("oneai", "check", stdout=io.StringIO(), stderr=said)
+    assert refused.value.returncode == 1
+    assert "did you mean 'MOUNT'" in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "word"),
+    [
+        (["secret"], 0, "oneai-sk-"),
+        (["models"], 0, "pausing"),
+        (["plugins"], 0, "oneai_middleware 0"),
+        (["check"], 0, "provider echo: reached"),
+        (["models", "--settings=project.settings"], 0, "pausing"),
+        (["--pythonpath", ".", "models"], 0, "pausing"),
+        (["--help"], 0, "usage: manage.py oneai"),
+        (["chekc"], 2, "usage: manage.py oneai"),
+    ],
+)
+def test_manage_py_runs_it(project_environment, arguments, status, word):
+    done = manage(project_environment(), "oneai", *arguments)
+    assert done.returncode == status
+    assert word in done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "runserver"])
+def test_a_mistake_in_the_settings_stops_manage_py(project_environment, command):
+    done = manage(project_environment(MUONT="/ai"), command, *["--noreload"][command == "check" :])
+    assert done.returncode == 1
+    assert "oneai.E001" in done.stdout
+    assert "did you mean 'MOUNT'" in done.stdout
+
+
+def manage(environment, *arguments):
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=Path(__file__).parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    )
