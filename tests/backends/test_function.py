@@ -1,10 +1,12 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from oneai_middleware.backends.function import FunctionBackend
 from oneai_middleware.errors import BackendOverloaded, ConfigurationError, InvalidRequest
-from oneai_middleware.protocol.chat import Chunk
+from oneai_middleware.protocol.chat import ChatRequest, Chunk
 from oneai_middleware.protocol.usage import Usage
 
 BODY = {"model": "bot", "messages": [{"role": "user", "content": "what is new?"}]}
@@ -178,3 +180,26 @@ def test_a_function_that_exits_ends_its_own_call_only(ask):
 def test_a_function_has_no_options():
     with pytest.raises(ConfigurationError, match="speed"):
         FunctionBackend(lambda request: "x", speed=1)
+
+
+def test_a_cancel_reaches_the_iterator_of_an_answer_in_one_piece():
+    class Waiting:
+        def __init__(self):
+            self.cancelled = threading.Event()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            assert self.cancelled.wait(10)
+            raise StopIteration
+
+        def cancel(self):
+            self.cancelled.set()
+
+    waiting = Waiting()
+    request = ChatRequest({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(FunctionBackend(lambda request: waiting).complete, request)
+        request.cancellation.cancel()
+        assert answer.result(10).choices[0]["message"]["content"] == ""

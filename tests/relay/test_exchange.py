@@ -505,3 +505,19 @@ def test_an_end_is_told_in_full_before_anybody_is_woken(bench, make):
     bench.clock.advance(10)
     exchange.look()
     assert seen == [("balance_exhausted", None, bench.clock())]
+
+
+def test_a_checkpoint_that_fails_ends_no_call_and_tells_no_secret(bench, make, monkeypatch, caplog):
+    def fail(draft, *, lease):
+        raise OSError("connect: password=hunter2")
+
+    exchange = make()
+    hand(exchange)
+    monkeypatch.setattr(bench.ledger, "checkpoint", fail)
+    bench.clock.advance(10)
+    exchange.look()
+    assert not exchange.ending
+    assert "ledger failed" in caplog.text
+    assert "hunter2" not in caplog.text
+    exchange.answer(Usage(1, 1))
+    bench.assert_nothing_is_held()

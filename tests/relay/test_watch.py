@@ -55,8 +55,9 @@ def test_every_call_is_looked_at_again_and_again(watch, eventually):
         watch.remove(call)
 
 
-def test_a_look_that_fails_stops_no_other(watch, eventually, caplog):
-    bad, good = Watched(ValueError("oops")), Watched()
+@pytest.mark.parametrize("error", [ValueError("oops"), SystemExit(1)])
+def test_a_look_that_fails_stops_no_other(watch, eventually, caplog, error):
+    bad, good = Watched(error), Watched()
     watch.add(bad)
     watch.add(good)
     eventually(lambda: bad.looks >= 3 and good.looks >= 3)
