@@ -13,7 +13,6 @@ from django.views.debug import SafeExceptionReporterFilter
 
 from ...errors import ConfigurationError
 from ...gateway import Gateway
-from ...ledgers.memory import MemoryLedger
 from ...rate_limiters.memory import MemoryRateLimiter
 from .conf import SETTING, gateway
 
@@ -57,7 +56,7 @@ def _memory(ours: Gateway) -> Iterator[CheckMessage]:
             hint="Run one process with many threads, or name a shared rate limiter.",
             id="oneai.W002",
         )
-    if isinstance(ours.ledger, MemoryLedger) and ours.ledger.one_process:
+    if ours.ledger.one_process:
         yield Warning(
             "Balances are kept in memory: they are gone when the process is, and with several "
             "worker processes prepaid accounts are refused.",
