@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import NamedTuple
 
 from .accounts import Caller, Limits
@@ -18,7 +18,6 @@ from .call import Call
 from .catalog import Model
 from .errors import (
     APIError,
-    GatewayOverloaded,
     InsufficientBalance,
     KeyBudgetExhausted,
     RateLimitExceeded,
@@ -27,6 +26,7 @@ from .errors import (
 )
 from .ledgers.base import Entry, Ledger
 from .per_process import PerProcess
+from .places import Places
 from .protocol.chat import ChatRequest
 from .protocol.usage import Usage
 from .rate_limiters.base import Claim, Grant, RateLimiter
@@ -94,6 +94,7 @@ class AdmissionControl:
         lease: float,
         default_output: int,
         max_calls: int | None = None,
+        drain_file: Path | None = None,
         allow_memory_ledger: bool = False,
         top_up_url: str | None = None,
         upgrade_url: str | None = None,
@@ -104,7 +105,7 @@ class AdmissionControl:
         self._scope = scope
         self._lease = lease
         self._default_output = default_output
-        self._places = PerProcess(lambda: _Places(max_calls))
+        self._places = PerProcess(lambda: Places(max_calls, drain_file))
         self._one_process_money = ledger.one_process and not allow_memory_ledger
         self._top_up_url = top_up_url
         self._upgrade_url = upgrade_url
@@ -120,7 +121,7 @@ class AdmissionControl:
         """
         prompt_tokens = estimate_prompt(request.body)
         bound = self._output_bound(request, model)
-        with self._places().taken(), self._scope():
+        with self._places().taken(call.threads), self._scope():
             grant = self._acquire(call, caller, prompt_tokens + bound * request.n)
             try:
                 draft = _draft(call, caller, model, prompt_tokens)
@@ -145,19 +146,36 @@ class AdmissionControl:
                 self._ledger.checkpoint(admission.entry(call, usage), lease=self._lease)
 
     def close(self, call: Call, admission: Admission, usage: Usage) -> None:
-        """Settle money and tokens, free slot and place. Once a call.
+        """Settle money and tokens and free the slot. Once a call.
 
         Nothing is raised: the caller has their answer. What a failing store does
         not settle now is swept up when its lease is over.
         """
-        try:
-            with self._scope():
-                with _logged(call, "ledger"):
-                    call.cost = self._ledger.settle(admission.entry(call, usage)).cost
-                with _logged(call, "rate limiter"):
-                    self._limiter.settle(admission.grant, usage.total_tokens)
-        finally:
-            self._places().leave()
+        with self._scope():
+            with _logged(call, "ledger"):
+                call.cost = self._ledger.settle(admission.entry(call, usage)).cost
+            with _logged(call, "rate limiter"):
+                self._limiter.settle(admission.grant, usage.total_tokens)
+
+    def leave(self) -> None:
+        """Free the place of a call whose thread is done with it. Once a call."""
+        self._places().leave()
+
+    # --- the places ---------------------------------------------------------
+
+    def drain(self) -> None:
+        """From now on this process takes no new calls; those under way run on."""
+        self._places().drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new calls are turned away, however much room there is."""
+        return self._places().is_draining
+
+    @property
+    def calls(self) -> int:
+        """How many calls run in this process."""
+        return self._places().count
 
     # --- the grant ----------------------------------------------------------
 
@@ -213,35 +231,6 @@ class AdmissionControl:
         except (InsufficientBalance, KeyBudgetExhausted) as error:
             raise _advised(error, self._top_up_url) from None
         return bound if held >= most else (held - prompt) // per_token
-
-
-class _Places:
-    """How many calls run in this process."""
-
-    def __init__(self, most: int | None) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._count = 0
-
-    @contextlib.contextmanager
-    def taken(self) -> Iterator[None]:
-        """One place, kept if the block succeeds."""
-        with self._lock:
-            if self._most is not None and self._count >= self._most:
-                raise GatewayOverloaded(
-                    "The server is busy with other calls. Try again shortly.", retry_after=1
-                )
-            self._count += 1
-        try:
-            yield
-        except BaseException:
-            self.leave()
-            raise
-
-    def leave(self) -> None:
-        """Give one place back."""
-        with self._lock:
-            self._count -= 1
 
 
 def _draft(call: Call, caller: Caller, model: Model, prompt_tokens: int) -> Entry:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .accounts import Caller
+from .attempt import Attempt
 from .catalog import Model
-from .protocol.chat import ChatRequest, Timeouts
+from .protocol.chat import ChatRequest
 from .protocol.usage import Usage
 from .rate_limiters.base import LimitStatus
 
@@ -15,9 +16,11 @@ from .rate_limiters.base import LimitStatus
 class Call:
     """One request below the mount, whatever becomes of it.
 
-    ``started`` and ``ended`` are seconds of the gateway's monotonic clock.
+    ``started``, ``admitted`` and ``ended`` are seconds of the gateway's monotonic clock.
     ``outcome`` is ``"answered"`` or the code of the error that ended it; ``cost``
-    is in nano-dollars. ``provider`` and its ``timeouts`` are those of the route tried last.
+    is in nano-dollars. ``attempt`` is the one at the route tried last, ``provider``
+    its provider's name. ``threads`` is how many requests this process serves at
+    once, where the server says.
     """
 
     request_id: str
@@ -25,6 +28,7 @@ class Call:
     path: str
     started: float
     several_workers: bool = False
+    threads: int | None = None
     client_request_id: str = ""
     retry: str = ""
 
@@ -32,10 +36,11 @@ class Call:
     request: ChatRequest | None = None
     model: Model | None = None
     provider: str = ""
-    timeouts: Timeouts | None = None
+    attempt: Attempt | None = None
     limits: LimitStatus | None = None
 
     status: int = 0
+    admitted: float = 0.0
     outcome: str = ""
     usage: Usage | None = None
     cost: int = 0

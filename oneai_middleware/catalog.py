@@ -86,13 +86,19 @@ class Price(NamedTuple):
 
 
 class Route(NamedTuple):
-    """One way to a model: a configured provider, and the model's id there."""
+    """One way to a model: a configured provider, and the model's id there.
+
+    Ranks are tried in order; among routes of one rank a call goes first to each as
+    often as its ``weight`` says.
+    """
 
     provider: str
     upstream: str
+    rank: int = 0
+    weight: int = 1
 
     @classmethod
-    def parse(cls, text: Any, *, where: str) -> Route:
+    def parse(cls, text: Any, *, where: str, rank: int = 0, weight: int = 1) -> Route:
         """The route that ``"provider/upstream-id"`` names, split at the first ``/``.
 
         :raises ConfigurationError: when one of the two is missing.
@@ -103,7 +109,7 @@ class Route(NamedTuple):
                 f"{where}: {text!r} is not a route; write 'provider/upstream-id', "
                 "such as 'deepseek/deepseek-v4-pro'"
             )
-        return cls(provider, upstream)
+        return cls(provider, upstream, rank, weight)
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.upstream}"
@@ -144,14 +150,16 @@ class Model:
 
 
 class ProviderPreset(NamedTuple):
-    """What is known of a provider, so that its row in the settings needs only a key.
+    """What is known of a provider, so that its row in the settings needs a key at most.
 
-    ``key_variable`` is the environment variable that customarily holds that key.
+    ``dialect`` is what it does otherwise than others. ``key_variable`` is the
+    environment variable that customarily holds the key, ``None`` where it wants none.
     """
 
     name: str
     base_url: str
-    key_variable: str
+    dialect: str
+    key_variable: str | None = None
 
 
 class Catalog(Mapping[str, Model]):
@@ -229,7 +237,7 @@ def parse_shipped(text: str) -> Shipped:
 
 
 def presets() -> Mapping[str, ProviderPreset]:
-    """The providers that need only a key, by name."""
+    """The providers that need a key at most, by name."""
     return read_shipped().providers
 
 
@@ -308,7 +316,8 @@ def _read_routes(value: Any, where: str, providers: Collection[str]) -> tuple[Ro
         raise ConfigurationError(
             f"{where}: routes is a list of one or more, such as ['deepseek/deepseek-v4-pro']"
         )
-    routes = tuple(Route.parse(text, where=f"{where}: routes") for text in value)
+    ranks = (_read_rank(item, rank, f"{where}: routes") for rank, item in enumerate(value))
+    routes = tuple(route for routes in ranks for route in routes)
     for route in routes:
         if route.provider not in providers:
             unknown = unknown_name("provider", route.provider, list(providers))
@@ -317,6 +326,21 @@ def _read_routes(value: Any, where: str, providers: Collection[str]) -> tuple[Ro
                 "`providers`, or change `routes`"
             )
     return routes
+
+
+def _read_rank(value: Any, rank: int, where: str) -> Iterator[Route]:
+    """One route, or a table of several that share the calls by weight."""
+    if not isinstance(value, Mapping):
+        yield Route.parse(value, where=where, rank=rank)
+        return
+    if not value:
+        raise ConfigurationError(f"{where}: a table of routes to weights, not an empty one")
+    for text, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, int) or not 0 < weight < 10**6:
+            raise ConfigurationError(
+                f"{where}: the weight of {text!r} is a whole number above 0, not {weight!r}"
+            )
+        yield Route.parse(text, where=where, rank=rank, weight=weight)
 
 
 def _read_count(value: Any, where: str, unit: str) -> int | None:

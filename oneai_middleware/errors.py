@@ -27,6 +27,7 @@
         │   ├── BackendOverloaded       503
         │   ├── BackendMisconfigured    503
         │   ├── BackendUnavailable      502
+        │   │   └── BackendDisconnected 502
         │   └── BackendTimeout          504
         ├── GatewayOverloaded           503                          gateway
         ├── StoreUnavailable            503                          gateway
@@ -328,10 +329,17 @@ class BackendError(APIError):
         retryable: bool | None = None,
     ) -> None:
         super().__init__(self.wording, detail=detail, retry_after=retry_after, retryable=retryable)
+        self.asked = retry_after
+        """Seconds for which the provider itself asked to be left alone, if it did."""
 
 
 class BackendUnavailable(BackendError):
     """Unreachable, broken off, or an answer that makes no sense."""
+
+
+class BackendDisconnected(BackendUnavailable):
+    """There was no connection, or it broke before any reply came: the provider may
+    have closed an idle one, so the same route is tried a second time."""
 
 
 class BackendTimeout(BackendError):
@@ -353,6 +361,7 @@ class BackendOverloaded(BackendError):
 
     def __init__(self, detail: str | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(detail, retry_after=min(max(retry_after or 1, 1), 60))
+        self.asked = retry_after
 
 
 class BackendMisconfigured(BackendError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,19 +23,21 @@ from .call import Call
 from .catalog import load_catalog
 from .dispatch import Dispatch
 from .endpoints.chat import Chat
-from .endpoints.health import health
+from .endpoints.health import Health
 from .endpoints.models import Models
 from .errors import APIError, ConfigurationError, InternalError, MethodNotAllowed, UnknownURL
 from .key_stores.base import KeyStore
 from .key_stores.cached import CachedKeyStore
 from .ledgers.base import Ledger
+from .per_process import PerProcess
 from .plugins import build_store, installed, load_callable
-from .protocol.response import Response
+from .protocol.response import Headers, Response
 from .providers import read_providers
 from .rate_limiters.base import RateLimiter
 from .rate_limiters.headers import limit_headers
 from .relay.body import EventStream
 from .relay.watch import Watch
+from .servers import threads_of
 from .settings import Settings
 from .telemetry import log_call, new_request_id
 
@@ -77,12 +80,35 @@ class Gateway:
             "rate_limiter", settings.rate_limiter, RateLimiter, settings
         )
         self.ledger = build_store("ledger", _ledger_spec(settings), Ledger, settings)
+        self._control = self._admission_control(scope)
+        self._server_threads: PerProcess[list[int]] = PerProcess(list)
         self._router = self._wire(scope)
 
     def close(self) -> None:
         """Close idle connections to providers; the next call opens new ones."""
         for provider in self.providers.values():
             provider.backend.close()
+
+    def drain(self) -> None:
+        """Take no new calls in this process: they get 503, and ``/health`` says so.
+        Those under way run on. For hosts that know they are about to be stopped."""
+        self._control.drain()
+
+    def _admission_control(self, scope: Scope) -> AdmissionControl:
+        settings = self.settings
+        return AdmissionControl(
+            self.rate_limiter,
+            self.ledger,
+            tiers=self._tiers,
+            scope=scope,
+            lease=settings.lease,
+            default_output=settings.default_output,
+            max_calls=settings.max_calls,
+            drain_file=settings.drain_file,
+            allow_memory_ledger=settings.allow_memory_ledger,
+            top_up_url=settings.top_up_url,
+            upgrade_url=settings.upgrade_url,
+        )
 
     def _wire(self, scope: Scope) -> Any:
         settings = self.settings
@@ -93,19 +119,13 @@ class Gateway:
         chat = Chat(
             authentication=authentication,
             catalog=self.catalog,
-            control=AdmissionControl(
-                self.rate_limiter,
-                self.ledger,
-                tiers=self._tiers,
+            control=self._control,
+            dispatch=Dispatch(
+                self.providers,
                 scope=scope,
-                lease=settings.lease,
-                default_output=settings.default_output,
-                max_calls=settings.max_calls,
-                allow_memory_ledger=settings.allow_memory_ledger,
-                top_up_url=settings.top_up_url,
-                upgrade_url=settings.upgrade_url,
+                patience=settings.first_token_timeout,
+                clock=self._clock,
             ),
-            dispatch=Dispatch(self.providers, scope=scope),
             watch=Watch(),
             settings=settings,
             scope=scope,
@@ -115,7 +135,7 @@ class Gateway:
             Rule("/v1/chat/completions", methods=["POST"], endpoint=chat),
             Rule("/v1/models", methods=["GET"], endpoint=models),
             Rule("/v1/models/<path:model_id>", methods=["GET"], endpoint=models),
-            Rule("/health", methods=["GET"], endpoint=health),
+            Rule("/health", methods=["GET"], endpoint=Health(self._control)),
         ]
         # Nothing may redirect: a redirect makes clients drop the body of a POST.
         routes = Map(rules, strict_slashes=False, merge_slashes=False, redirect_defaults=False)
@@ -123,7 +143,7 @@ class Gateway:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; what goes wrong is one JSON error."""
-        call = _call(environ, self._clock())
+        call = self._call(environ)
         try:
             response = self._answer(environ, call)
         except APIError as error:
@@ -134,11 +154,34 @@ class Gateway:
         response.headers += [("x-request-id", call.request_id)]
         if call.limits is not None:
             response.headers += limit_headers(call.limits)
+        response.headers += _adjustment_headers(call)
         call.status = response.status
         if not isinstance(response.body, EventStream):
             call.ended = self._clock()
             log_call(call)
         return self._send(response, call, start_response)
+
+    def _call(self, environ: dict[str, Any]) -> Call:
+        return Call(
+            new_request_id(),
+            environ.get("REQUEST_METHOD", "GET"),
+            environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace"),
+            self._clock(),
+            several_workers=bool(environ.get("wsgi.multiprocess")),
+            threads=self._threads(environ),
+            client_request_id=environ.get("HTTP_X_CLIENT_REQUEST_ID", "")[:128],
+            retry=environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")[:8],
+        )
+
+    def _threads(self, environ: dict[str, Any]) -> int | None:
+        """How many threads this process serves requests with; looked up until it is known."""
+        known = self._server_threads()
+        if not known:
+            threads = threads_of(environ)
+            if threads is None:
+                return None
+            known.append(threads)
+        return known[0]
 
     def _send(
         self, response: Response, call: Call, start_response: StartResponse
@@ -188,16 +231,22 @@ def _ledger_spec(settings: Settings) -> Any:
     )
 
 
-def _call(environ: dict[str, Any], now: float) -> Call:
-    return Call(
-        new_request_id(),
-        environ.get("REQUEST_METHOD", "GET"),
-        environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace"),
-        now,
-        several_workers=bool(environ.get("wsgi.multiprocess")),
-        client_request_id=environ.get("HTTP_X_CLIENT_REQUEST_ID", "")[:128],
-        retry=environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")[:8],
-    )
+def _adjustment_headers(call: Call) -> Headers:
+    """Which of the caller's parameters the provider did not get as they were given."""
+    if call.attempt is None or call.request is None:
+        return []
+    headers = []
+    adjusted = list(call.attempt.request.adjusted.items())
+    for adjustment in ("changed", "dropped"):
+        # A name may be a path; what is a default of the model was nobody's wish.
+        names = [
+            name
+            for name, kind in adjusted
+            if kind == adjustment and re.split(r"\W", name)[0] in call.request.body
+        ]
+        if names:
+            headers.append((f"x-oneai-{adjustment}", ", ".join(names)))
+    return headers
 
 
 def _refusal(error: APIError, call: Call) -> Response:

@@ -7,6 +7,7 @@ by the object itself. Only what the settings name is imported.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -79,8 +80,10 @@ def load_callable(setting: str, spec: Any) -> Any:
     return found
 
 
-def installed(group: str) -> dict[str, list[EntryPoint]]:
-    """The entry points of a group (``"backends"``, ``"key_stores"``, …) by name."""
+@functools.cache
+def installed(group: str) -> Mapping[str, list[EntryPoint]]:
+    """The entry points of a group (``"backends"``, ``"key_stores"``, …) by name, as
+    they were found first: looking takes milliseconds."""
     names: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=GROUP_PREFIX + group):
         names.setdefault(entry.name, []).append(entry)

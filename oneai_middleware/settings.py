@@ -78,6 +78,12 @@ def _url(name: str, value: Any) -> str:
     return value
 
 
+def _file(name: str, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigurationError(f"{name}: the path of a file, such as '/run/shop/drain'")
+    return Path(value)
+
+
 def _callable(name: str, value: Any) -> Any:
     if not callable(value) and not (isinstance(value, str) and ":" in value):
         raise ConfigurationError(f'{name}: a function, or "module:function"')
@@ -127,8 +133,8 @@ class Settings(Mapping[str, Any]):
     providers: Mapping[str, Any] = _option(
         {},
         _table,
-        "Who answers: name to {backend, api_key, base_url, timeouts, …}. deepseek, alibaba, "
-        "moonshot, minimax and zhipu need an api_key only.",
+        "Who answers: name to {backend, api_key, base_url, timeouts, cooldown, …}. deepseek, "
+        "alibaba, moonshot, minimax and zhipu need an api_key only.",
     )
     models: Mapping[str, Any] = _option(
         {},
@@ -170,6 +176,11 @@ class Settings(Mapping[str, Any]):
     )
     idle_timeout: float = _option(60.0, _seconds, "Seconds a provider may be silent in mid-stream.")
     total_timeout: float = _option(590.0, _seconds, "Seconds a whole call may take.")
+    write_timeout: float = _option(
+        30.0,
+        _seconds,
+        "Seconds a caller may leave a stream unread before it counts as left.",
+    )
     lease: float = _option(
         30.0, _seconds, "Seconds after which what a killed worker held comes back."
     )
@@ -181,7 +192,14 @@ class Settings(Mapping[str, Any]):
         None,
         _optional(_count),
         "Calls at once in this process; above it callers get 503, so that the host's own "
-        "pages keep their threads.",
+        "pages keep their threads. By default two fewer than the server has threads, where it "
+        "says how many.",
+    )
+    drain_file: Path | None = _option(
+        None,
+        _optional(_file),
+        "While a file of this name exists, new calls get 503 and /health says so; those under "
+        "way run on.",
     )
     on_disconnect: str = _option(
         "delivered",

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import io
 import json
+import os
 import select
 import signal
 import socket
@@ -26,6 +27,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("oneai_middleware.testing")
 
 from oneai_middleware import Gateway, OneAIMiddleware  # noqa: E402
+from oneai_middleware.plugins import installed  # noqa: E402
 from oneai_middleware.secret import new_secret  # noqa: E402
 from oneai_middleware.testing import FakeClock  # noqa: E402
 
@@ -56,6 +58,30 @@ def eventually(check: Callable[[], Any], patience: float = PATIENCE) -> Any:
 @pytest.fixture(scope="session", name="eventually")
 def _eventually() -> Callable[..., Any]:
     return eventually
+
+
+def require(condition: Any, reason: str) -> None:
+    """Skip the test, saying why, unless ``condition`` holds.
+
+    Where ``$ONEAI_TEST_REQUIRE_SERVICES`` is 1, nothing may be missing and it fails.
+    """
+    if condition:
+        return
+    if os.environ.get("ONEAI_TEST_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", name="require")
+def _require() -> Callable[[Any, str], None]:
+    return require
+
+
+@pytest.fixture
+def look_anew() -> Iterator[Callable[[], None]]:
+    """Call it once other packages are installed: what is installed is looked up once."""
+    yield installed.cache_clear
+    installed.cache_clear()
 
 
 @pytest.fixture
@@ -397,50 +423,93 @@ def asking_provider(provider: Provider) -> dict[str, Any]:
 
 
 class Server:
-    """A gunicorn of its own process, on a port that was free."""
+    """A server in a process of its own, on a port of its own.
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process = process
-        self.port = port
-        self.log = log
-        self.url = f"http://127.0.0.1:{port}"
+    ``command`` makes the command line of the port; it is run in ``folder``.
+    """
+
+    def __init__(self, command: Callable[[int], list[str]], folder: Path) -> None:
+        # Bound, but not listening: nobody else gets the port, and the server may.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port: int = self._place.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command(self.port),
+                cwd=folder,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # so that its workers end with it
+            )
+
+    def is_listening(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def get(self, path: str) -> Any:
         """The JSON of one of the host's own pages."""
         with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as reply:
             return json.load(reply)
 
+    def stop(self) -> None:
+        """End all its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._place.close()
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """Start a server on a module's source, ``served.py``, that defines ``app``.
+
+    It is stopped at the end of the session, unless somebody stops it before.
+    """
+    servers: list[Server] = []
+
+    def start(source: str, command: Callable[[int], list[str]]) -> Server:
+        folder = tmp_path_factory.mktemp("server")
+        (folder / "served.py").write_text(source)
+        servers.append(Server(command, folder))
+        eventually(servers[-1].is_listening, 3 * PATIENCE)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
+
 
 @pytest.fixture
-def start_gunicorn(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def start_gunicorn(start_server: Callable[..., Server]) -> Iterator[Callable[..., Server]]:
     """Start gunicorn on a module's source that defines ``app``; stopped at the end."""
     servers: list[Server] = []
 
     def start(source: str, *arguments: str) -> Server:
-        folder = tmp_path / f"server{len(servers)}"
-        folder.mkdir()
-        (folder / "served.py").write_text(source)
-        log = folder / "log"
-        with socket.socket() as listener, log.open("wb") as output:
-            listener.bind(("127.0.0.1", 0))
-            listener.listen(128)
-            listener.set_inheritable(True)
-            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}"]
-            process = subprocess.Popen(
-                [*command, "--chdir", str(folder), *arguments, "served:app"],
-                stdout=output,
-                stderr=output,
-                pass_fds=[listener.fileno()],
-            )
-            server = Server(process, listener.getsockname()[1], log)
-        servers.append(server)
-        return server
+        gunicorn = [sys.executable, "-m", "gunicorn", *arguments, "served:app", "--bind"]
+        servers.append(start_server(source, lambda port: [*gunicorn, f"127.0.0.1:{port}"]))
+        return servers[-1]
 
     yield start
     for server in servers:
-        server.process.send_signal(signal.SIGQUIT)
-        try:
-            server.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            server.process.kill()
-            server.process.wait()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def start_provider() -> Iterator[Callable[[], Provider]]:
+    """Start a provider that outlives a test, for a server that several tests ask."""
+    providers: list[Provider] = []
+
+    def start() -> Provider:
+        providers.append(Provider())
+        return providers[-1]
+
+    yield start
+    for provider in providers:
+        provider.close()

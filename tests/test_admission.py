@@ -1,7 +1,9 @@
 """The right to make one call: taken whole or not at all, and given back whole."""
 
+import contextlib
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +11,12 @@ from oneai_middleware.accounts import NANO, Account, ApiKey, Caller, Limits
 from oneai_middleware.admission import LEAST_OUTPUT, AdmissionControl
 from oneai_middleware.call import Call
 from oneai_middleware.catalog import Model, Price, Route
-from oneai_middleware.errors import InsufficientBalance, RateLimitExceeded, StoreUnavailable
+from oneai_middleware.errors import (
+    GatewayOverloaded,
+    InsufficientBalance,
+    RateLimitExceeded,
+    StoreUnavailable,
+)
 from oneai_middleware.key_stores.memory import MemoryKeyStore
 from oneai_middleware.ledgers.base import Balance
 from oneai_middleware.ledgers.memory import MemoryLedger
@@ -396,6 +403,80 @@ def test_no_end_of_a_call_keeps_its_place(make_gateway, chat):
     assert [chat(gateway).status for _ in range(4)] == [200, 200, 429, 429]
 
 
+@pytest.mark.parametrize(
+    ("max_calls", "threads", "places"),
+    [(None, 2, 1), (None, 3, 1), (None, 6, 4), (None, 1, 20), (None, None, 20), (7, 2, 7)],
+)
+def test_two_of_the_servers_threads_are_kept_for_the_host_unless_a_number_is_set(
+    stores, max_calls, threads, places
+):
+    hand = Hand(stores, tiers={"free": Limits()}, max_calls=max_calls)
+    admitted = 0
+    for number in range(20):
+        hand.call = Call(f"req_{number}", "POST", "/", 0.0, threads=threads)
+        with contextlib.suppress(GatewayOverloaded):
+            hand.admit(max_tokens=1)
+            admitted += 1
+    assert (admitted, hand.control.calls) == (places, places)
+
+
+def test_the_server_is_asked_once_how_many_threads_it_has(make_gateway, chat):
+    """Here as waitress tells it, which hands its channel to every request."""
+
+    class Channel:
+        asked = 0
+
+        @property
+        def adj(self):
+            Channel.asked += 1
+            return SimpleNamespace(threads=4)
+
+        def client_disconnected(self):
+            return False
+
+    environ = {"waitress.client_disconnected": Channel().client_disconnected}
+    gateway = make_gateway()
+    running = [chat(gateway, stream=True, environ=environ) for _ in range(3)]
+    assert [reply.status for reply in running] == [200, 200, 503]
+    assert running[2].error["code"] == "gateway_overloaded"
+    assert Channel.asked == 1
+    for reply in running:
+        reply.close()
+    assert chat(gateway, environ=environ).status == 200
+
+
+# --- a process that takes no new calls ------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_drained_process_refuses_new_calls_and_runs_out_the_others(make_gateway, chat, stream):
+    gateway = make_gateway()
+    running = chat(gateway, stream=True)
+    gateway.drain()
+    refused = chat(gateway, stream=stream)
+    assert (refused.status, refused.error["code"]) == (503, "gateway_overloaded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 5
+    assert "x-should-retry" not in refused.headers
+    assert not [name for name in refused.headers if name.startswith("x-ratelimit")]
+    assert b"[DONE]" in running.read()
+    (row,) = gateway.ledger.entries("alice")
+    assert row.outcome == "answered"
+    assert_nothing_held(gateway)
+
+
+def test_a_file_drains_a_process_for_as_long_as_it_is_there(make_gateway, chat, tmp_path):
+    file = tmp_path / "drain"
+    gateway = make_gateway(drain_file=str(file))
+    assert chat(gateway).status == 200
+    file.touch()
+    refused = chat(gateway)
+    assert (refused.status, refused.error["code"]) == (503, "gateway_overloaded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 5
+    file.unlink()
+    assert chat(gateway).status == 200
+    assert_nothing_held(gateway)
+
+
 # --- memory money and several workers -----------------------------------------
 
 SEVERAL = {"wsgi.multiprocess": True}
@@ -632,6 +713,15 @@ def test_a_call_that_outgrows_the_money_is_told_at_its_renewal(hand):
     hand.control.close(hand.call, admission, Usage(PROMPT, OWNED))
     assert hand.ledger.balance("alice") == Balance(0, 0, OWNED, OWNED)
     assert hand.call.cost == OWNED
+
+
+def test_a_settled_call_keeps_its_place_until_it_leaves(hand):
+    admission = hand.admit(max_tokens=10)
+    hand.control.close(hand.call, admission, Usage(PROMPT, 1))
+    assert hand.ledger.balance("alice").held == 0
+    assert hand.control.calls == 1
+    hand.control.leave()
+    assert hand.control.calls == 0
 
 
 def test_stores_are_entered_inside_the_hosts_scope(hand):

@@ -108,12 +108,11 @@ def test_a_model_object_says_its_context_and_price(catalog):
 
 
 def test_every_shipped_route_leads_to_a_preset():
-    assert {model.routes[0].provider for model in load_catalog({}, PROVIDERS).values()} == set(
-        presets()
-    )
+    models = load_catalog({}, PROVIDERS).values()
+    assert {model.routes[0].provider for model in models} <= set(presets())
 
 
-def test_presets_are_the_international_hosts():
+def test_presets_are_the_international_hosts_and_the_usual_ports_of_local_servers():
     assert {
         preset.name: (preset.base_url, preset.key_variable) for preset in presets().values()
     } == {
@@ -125,6 +124,10 @@ def test_presets_are_the_international_hosts():
         "moonshot": ("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY"),
         "minimax": ("https://api.minimax.io/v1", "MINIMAX_API_KEY"),
         "zhipu": ("https://api.z.ai/api/paas/v4", "ZAI_API_KEY"),
+        "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+        "vllm": ("http://localhost:8000/v1", None),
+        "llamacpp": ("http://localhost:8080/v1", None),
+        "ollama": ("http://localhost:11434/v1", None),
     }
 
 
@@ -302,7 +305,7 @@ def test_every_field_of_a_model_can_be_set():
         "defaults": {"top_p": 0.5},
     }
     model = load_catalog({"new": row}, PROVIDERS)["new"]
-    assert model.routes == (Route("zhipu", "a/b"), Route("alibaba", "c"))
+    assert model.routes == (Route("zhipu", "a/b"), Route("alibaba", "c", rank=1))
     assert model.defaults == {"top_p": 0.5}
     assert model.as_dict() == {
         "id": "new",
@@ -326,7 +329,45 @@ def test_a_malformed_route_is_refused_with_an_example(route):
     assert "'provider/upstream-id'" in message
 
 
-@pytest.mark.parametrize("routes", [[], "moonshot/kimi-k2.6", None, {}])
+def test_routes_stand_in_ranks_and_those_of_one_rank_share_the_calls_by_weight():
+    routes = ["deepseek/x", {"alibaba/y": 3, "zhipu/a/b": 1}, "kimi-host/z"]
+    catalog = load_catalog({"new": {**NEW, "routes": routes}}, [*PROVIDERS, "kimi-host"])
+    assert catalog["new"].routes == (
+        Route("deepseek", "x", rank=0, weight=1),
+        Route("alibaba", "y", rank=1, weight=3),
+        Route("zhipu", "a/b", rank=1, weight=1),
+        Route("kimi-host", "z", rank=2, weight=1),
+    )
+    assert catalog["new"].owned_by == "deepseek"
+
+
+@pytest.mark.parametrize("weight", [0, -1, True, False, 1.5, "3", None, 10**6, [1]])
+def test_a_weight_that_is_no_whole_number_above_0_is_refused(weight):
+    routes = [{"moonshot/a": 1, "zhipu/b": weight}]
+    message = refusal({"kimi": {"routes": routes}})
+    assert message.startswith("models['kimi']: routes: the weight of 'zhipu/b' is a whole number")
+    assert repr(weight) in message
+
+
+def test_an_empty_table_of_routes_is_refused():
+    message = refusal({"kimi": {"routes": ["moonshot/a", {}]}})
+    assert message == "models['kimi']: routes: a table of routes to weights, not an empty one"
+
+
+@pytest.mark.parametrize("route", ["", "kimi", "/kimi", "moonshot/", 7])
+def test_a_malformed_route_in_a_table_is_refused_with_an_example(route):
+    message = refusal({"kimi": {"routes": [{"moonshot/a": 1, route: 1}]}})
+    assert message.startswith("models['kimi']: routes: ")
+    assert "'provider/upstream-id'" in message
+
+
+def test_a_route_to_nowhere_in_a_table_is_refused_with_a_guess():
+    message = refusal({"kimi": {"routes": [{"moonshot/a": 2, "zipu/b": 1}]}})
+    assert message.startswith("models['kimi']: no way along the route 'zipu/b'")
+    assert "did you mean 'zhipu'?" in message
+
+
+@pytest.mark.parametrize("routes", [[], "moonshot/kimi-k2.6", None, {}, {"moonshot/a": 1}])
 def test_routes_that_are_no_list_are_refused(routes):
     assert "models['kimi']: routes is a list" in refusal({"kimi": {"routes": routes}})
 

@@ -198,7 +198,7 @@ def test_the_outers_limit_is_a_busy_model(chain, stream):
     ],
 )
 def test_a_failure_keeps_its_meaning_through_two_gateways(chain, fail, status, code, stream):
-    chain = chain(fail=fail)
+    chain = chain(fail=fail, cooldown=0)
     for which in ("inner", "outer"):
         reply = chain.ask(which, stream=stream)
         assert (reply.status, reply.error["code"]) == (status, code)

@@ -179,7 +179,7 @@ def test_the_django_example_shows_a_key_that_it_made_itself(
 
 
 @pytest.fixture
-def custom_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def custom_backend(monkeypatch: pytest.MonkeyPatch, look_anew: Any) -> Iterator[Path]:
     """The example's folder, as if the package were installed."""
     folder = EXAMPLES / "custom_backend"
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -193,6 +193,7 @@ def custom_backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ]
 
     monkeypatch.setattr(plugins, "entry_points", entry_points)
+    look_anew()
     monkeypatch.syspath_prepend(folder)
     yield folder
     for name in [name for name in sys.modules if name.partition(".")[0] == "oneai_faq"]:

@@ -212,7 +212,60 @@ def test_every_reply_but_the_good_ones_is_an_error_of_four_keys(
         reply.read()
 
 
+# --- a process that takes no new calls ------------------------------------------
+
+
+def test_health_says_ok_while_calls_are_taken(gateway, send):
+    reply = send(gateway, "GET", "/health")
+    assert (reply.status, reply.json) == (200, {"status": "ok"})
+
+
+def test_a_drained_gateway_is_unwell_counts_its_calls_down_and_lists_its_models(
+    gateway, send, headers
+):
+    running = [send(gateway, "POST", CHAT_PATH, {**CHAT, "stream": True}, headers) for _ in "ab"]
+    gateway.drain()
+    for calls in (2, 1, 0):
+        reply = send(gateway, "GET", "/health")
+        assert (reply.status, reply.json) == (503, {"status": "draining", "calls": calls})
+        assert send(gateway, "HEAD", "/health").status == 503
+        if running:
+            assert b"[DONE]" in running.pop().read()
+    models = send(gateway, "GET", "/v1/models", headers=headers)
+    assert (models.status, len(models.json["data"])) == (200, 9)
+    assert send(gateway, "GET", "/v1/models/kimi", headers=headers).status == 200
+    assert send(gateway, "POST", CHAT_PATH, CHAT, headers).status == 503
+
+
+def test_a_file_makes_a_gateway_unwell_for_as_long_as_it_is_there(make_gateway, send, tmp_path):
+    file = tmp_path / "drain"
+    gateway = make_gateway(drain_file=file)
+    for present, answer in [
+        (False, (200, {"status": "ok"})),
+        (True, (503, {"status": "draining", "calls": 0})),
+        (False, (200, {"status": "ok"})),
+    ]:
+        file.touch() if present else file.unlink(missing_ok=True)
+        reply = send(gateway, "GET", "/health")
+        assert (reply.status, reply.json) == answer
+
+
 # --- headers that could split a reply -----------------------------------------
+
+
+def test_a_parameters_name_that_could_split_the_reply_is_not_told(make_gateway, send, headers):
+    odd = "seed\r\nSet-Cookie: b"
+
+    def bot(request):
+        request.adjusted.update({odd: "dropped", "top_p": "changed"})
+        return "hello"
+
+    models = {"bot": {"routes": ["p/x"], "input": "1", "output": "2"}}
+    gateway = make_gateway(providers={"p": {"backend": bot}}, models=models)
+    reply = send(gateway, "POST", CHAT_PATH, {**CHAT, "model": "bot", odd: 1, "top_p": 1}, headers)
+    assert reply.status == 200
+    assert "Set-Cookie" not in str(reply.header_list)
+    assert reply.headers["x-oneai-changed"] == "top_p"
 
 
 @given(st.text(max_size=20), st.sampled_from("\r\n\0\u0100\ud800"), st.text(max_size=20))
@@ -258,7 +311,7 @@ def raising(*arguments, **options):
     ("owner", "name"),
     [
         ("oneai_middleware.relay.exchange.Watch", "add"),
-        ("oneai_middleware.dispatch.Dispatch", "_routes"),
+        ("oneai_middleware.dispatch.Dispatch", "_attempts"),
         ("threading.Thread", "start"),
     ],
 )
@@ -327,6 +380,27 @@ def test_no_key_reaches_a_log(gateway, send, secret, caplog):
 
 
 # --- a gateway without its middleware -----------------------------------------
+
+
+def test_how_many_threads_a_server_has_is_asked_until_it_is_known(
+    make_gateway, send, headers, monkeypatch
+):
+    known = iter([None, None, 4])
+    asked = []
+
+    def threads_of(environ):
+        asked.append(environ)
+        return next(known)
+
+    monkeypatch.setattr("oneai_middleware.gateway.threads_of", threads_of)
+    gateway = make_gateway()
+    running = []
+    for _ in range(5):
+        running.append(send(gateway, "POST", CHAT_PATH, {**CHAT, "stream": True}, headers))
+    assert len(asked) == 3
+    assert [reply.status for reply in running] == [200] * 2 + [503] * 3
+    for reply in running:
+        reply.close()
 
 
 def test_a_gateway_starts_no_thread_and_asks_nobody(make_gateway, monkeypatch):

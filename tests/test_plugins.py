@@ -50,7 +50,7 @@ class Shelf(KeyStore):
 
 
 @pytest.fixture
-def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def offer(monkeypatch: pytest.MonkeyPatch, look_anew: Any) -> Callable[..., None]:
     """Have packages offer entry points, as if they were installed."""
     offered: list[EntryPoint] = []
     genuine = plugins.entry_points
@@ -64,6 +64,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         entry = EntryPoint(name, value, f"oneai_middleware.{group}")
         vars(entry)["dist"] = SimpleNamespace(name=package)
         offered.append(entry)
+        look_anew()
 
     return offer
 

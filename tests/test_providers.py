@@ -28,7 +28,7 @@ def refusal(row: Any, name: str = "mine") -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["deepseek", "alibaba", "moonshot", "minimax", "zhipu"])
+@pytest.mark.parametrize("name", ["deepseek", "alibaba", "moonshot", "minimax", "zhipu", "openai"])
 def test_the_shipped_providers_need_a_key_only(name: str) -> None:
     provider = read({"api_key": "sk-1"}, name)
     assert provider.name == name
@@ -36,18 +36,29 @@ def test_the_shipped_providers_need_a_key_only(name: str) -> None:
     assert provider.timeouts == BASE
 
 
+@pytest.mark.parametrize("row", [{}, {"api_key": "sk-1"}])
+@pytest.mark.parametrize("name", ["vllm", "llamacpp", "ollama"])
+def test_servers_of_ones_own_need_nothing(name: str, row: Any) -> None:
+    assert isinstance(read(row, name).backend, OpenAIBackend)
+
+
 @pytest.mark.parametrize("row", [{}, {"api_key": ""}, {"api_key": None}])
-@pytest.mark.parametrize("name", ["deepseek", "zhipu"])
+@pytest.mark.parametrize("name", ["deepseek", "zhipu", "openai"])
 def test_a_shipped_provider_without_a_key_is_told_its_usual_variable(name: str, row: Any) -> None:
     message = refusal(row, name)
     assert message.startswith(f"providers[{name!r}]: give an api_key")
     assert f"env:{presets()[name].key_variable}" in message
 
 
-def test_a_shipped_provider_can_be_asked_at_another_address(provider: Any) -> None:
-    deepseek = read({"api_key": "sk-1", "base_url": provider.url}, "deepseek")
+@pytest.mark.parametrize("row", [{"api_key": "sk-1"}, {"api_key": ""}, {}])
+def test_a_shipped_provider_can_be_asked_at_another_address_where_no_key_may_be_needed(
+    provider: Any, row: Any
+) -> None:
+    deepseek = read({**row, "base_url": provider.url}, "deepseek")
     deepseek.backend.check()
-    assert provider.turns[0].path == "/v1/models"
+    (turn,) = provider.turns
+    assert turn.path == "/v1/models"
+    assert ("Authorization" in dict(turn.headers)) is bool(row.get("api_key"))
 
 
 def test_a_shipped_provider_can_be_played_by_another_backend() -> None:

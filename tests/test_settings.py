@@ -72,6 +72,19 @@ def test_the_four_time_limits_are_settings_of_their_own() -> None:
     assert settings.timeouts == Timeouts(1.0, 2.0, 3.0, 4.5)
 
 
+def test_a_caller_who_takes_nothing_has_half_a_minute_unless_it_is_set() -> None:
+    assert Settings().write_timeout == 30.0
+    assert Settings.load({"write_timeout": 5}).write_timeout == 5.0
+
+
+def test_a_drain_file_is_a_path_in_any_form_and_need_not_exist(tmp_path: Path) -> None:
+    file = tmp_path / "drain"
+    assert Settings().drain_file is None
+    assert Settings.load({"drain_file": str(file)}).drain_file == file
+    assert Settings.load({"drain_file": file}).drain_file == file
+    assert not file.exists()
+
+
 def test_every_option_declares_a_check_and_says_what_it_is() -> None:
     for option in OPTIONS.values():
         assert callable(option.metadata["check"])
@@ -102,6 +115,8 @@ BAD: dict[str, list[Any]] = {
     "first_token_timeout": NOT_SECONDS,
     "idle_timeout": NOT_SECONDS,
     "total_timeout": NOT_SECONDS,
+    "write_timeout": NOT_SECONDS,
+    "drain_file": ["", 7, True],
     "lease": NOT_SECONDS,
     "default_output": [*NOT_A_COUNT, None],
     "max_body_bytes": [*NOT_A_COUNT, None],
@@ -173,7 +188,7 @@ def test_whatever_an_option_is_given_it_is_used_or_refused_by_name(name: str, va
 
 
 FIELDS = {
-    "providers": ["backend", "base_url", "api_key", "headers", "timeouts"],
+    "providers": ["backend", "base_url", "api_key", "headers", "timeouts", "cooldown"],
     "models": ["routes", "input", "output", "context", "created", "owned_by", "defaults"],
     "tiers": ["rpm", "tpm", "concurrent"],
     "accounts": ["tier", "balance", "prepaid", "keys", "models", "limits"],
@@ -203,6 +218,18 @@ def use_or_refuse(name: str, field: str, value: Any) -> None:
         Gateway(**{"providers": {"deepseek": {"backend": "echo"}}, name: {"x": row}})
     except ConfigurationError as error:
         assert str(error).startswith(f"{name}['x']")  # noqa: PT017 - most values do raise
+
+
+@pytest.mark.parametrize("value", [-1, 61, True, "2", None, math.nan, math.inf, [2]])
+def test_a_cooldown_is_a_number_of_seconds_up_to_a_minute(value: Any) -> None:
+    message = refusal(providers={"x": {"backend": "echo", "cooldown": value}})
+    assert message == ("providers['x']: cooldown is a number of seconds from 0 (never) to 60")
+
+
+def test_a_cooldown_may_be_set_to_any_time_or_none() -> None:
+    rows = {f"p{value}": {"backend": "echo", "cooldown": value} for value in (0, 0.5, 60)}
+    providers = Gateway(providers={**rows, "plain": {"backend": "echo"}}).providers
+    assert [provider.cooldown for provider in providers.values()] == [0, 0.5, 60, 2]
 
 
 # --- misspelt names -----------------------------------------------------------------
@@ -344,6 +371,7 @@ def test_a_toml_file_holds_the_same_vocabulary(
         mount = "/ai"
         max_calls = 4
         lease = 12.5
+        drain_file = "/run/shop/drain"
 
         [providers.deepseek]
         api_key = "env:ONEAI_TEST_KEY"
@@ -361,6 +389,7 @@ def test_a_toml_file_holds_the_same_vocabulary(
     )
     settings = Settings.from_file(path)
     assert (settings.mount, settings.max_calls, settings.lease) == ("/ai", 4, 12.5)
+    assert settings.drain_file == Path("/run/shop/drain")
     gateway = Gateway(Settings.from_file(str(path)))
     assert "org/modèle" in gateway.catalog
     assert gateway.providers["deepseek"].timeouts == Timeouts(idle=5)

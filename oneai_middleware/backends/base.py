@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from ..errors import ConfigurationError, unknown_name
@@ -61,7 +61,7 @@ class Backend:
 
 def _known_options(backend: type[Backend]) -> set[str]:
     """What may stand in a provider's row: the gateway's own fields and the backend's."""
-    known = {"backend", "timeouts"}
+    known = {"backend", "timeouts", "cooldown"}
     for kind in backend.__mro__:
         init = vars(kind).get("__init__")
         if inspect.isfunction(init):
@@ -70,7 +70,7 @@ def _known_options(backend: type[Backend]) -> set[str]:
     return known
 
 
-def running(backend: Backend, request: ChatRequest) -> Iterator[Item]:
+def running(backend: Backend, request: ChatRequest) -> Generator[Item, None, None]:
     """The backend's stream, cancelled with the call and closed in any case.
 
     :raises TypeError: the stream holds something that is no item.

@@ -18,8 +18,8 @@ from ..protocol.payload import read_body
 from ..protocol.response import Response
 from ..relay.body import EventStream, completion_of
 from ..relay.exchange import Exchange
-from ..relay.presence import presence_of
 from ..relay.watch import Watch
+from ..servers import connection_of
 from ..settings import Settings
 
 STREAM_HEADERS = [
@@ -66,6 +66,7 @@ class Chat:
         call.model = model = self._catalog.find(request.model, caller)
         request = request.with_defaults(model.defaults)
         admission = self._control.admit(call, caller, request, model)
+        call.admitted = self._clock()
         exchange = self._exchange(environ, call, admission)
         answer = self._stream if request.stream else self._complete
         return answer(call, request, exchange)
@@ -104,7 +105,8 @@ class Chat:
             timeouts=self._settings.timeouts,
             lease=self._settings.lease,
             clock=self._clock,
-            is_present=presence_of(environ),
+            write_timeout=self._settings.write_timeout,
+            connection=connection_of(environ),
             bill_departed=self._settings.on_disconnect == "delivered",
         )
 

@@ -7,9 +7,10 @@ accessors for the few places everybody needs.
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..accounts import Caller
 from .cancellation import Cancellation
@@ -26,6 +27,13 @@ class Timeouts(NamedTuple):
     total: float = 590.0
 
 
+Adjustment = Literal["changed", "dropped"]
+"""What became of a parameter that a provider does not take as the caller gave it."""
+
+OUTPUT = ("content", "reasoning_content", "reasoning", "reasoning_details", "refusal",
+          "tool_calls", "function_call", "audio")  # fmt: skip
+"""The fields of a message or a delta in which a model says something."""
+
 BOUNDS = ("max_completion_tokens", "max_tokens")
 """The fields that bound the output of one answer; the first is the newer name."""
 
@@ -37,7 +45,10 @@ class ChatRequest:
     ``body`` is the JSON object to send on: the fields we know are checked, nulls
     and routing fields are gone, unknown fields are as the caller wrote them. A
     backend finds the *upstream* model id in it. ``caller`` says on whose behalf,
-    for a host's own functions; it is never sent upstream.
+    for a host's own functions; it is never sent upstream. A backend notes in
+    ``adjusted`` which of the caller's parameters it could not send as they are:
+    the caller is told in a response header. It sets ``connecting`` while the provider
+    does not have the request yet: who leaves meanwhile has cost nothing.
     """
 
     body: Mapping[str, Any] = field(repr=False)  # nobody's prompt goes into a log
@@ -45,6 +56,8 @@ class ChatRequest:
     request_id: str = ""
     timeouts: Timeouts = Timeouts()
     cancellation: Cancellation = field(default_factory=Cancellation)
+    adjusted: dict[str, Adjustment] = field(default_factory=dict)
+    connecting: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def model(self) -> str:
@@ -136,9 +149,19 @@ class Chunk(dict[str, Any]):
     def usage(self) -> Usage | None:
         """The tokens it reports, in any of the places providers use."""
         found = Usage.read(self.get("usage"))
-        for choice in self.choices:
-            found = found or Usage.read(choice.get("usage"))
+        groq = self.get("x_groq")
+        for holder in (*self.choices, groq if isinstance(groq, dict) else {}):
+            found = found or Usage.read(holder.get("usage"))
         return found
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the model says anything in it; a mere role is nothing."""
+        for choice in self.choices:
+            said = choice.get("delta") or choice.get("message")
+            if isinstance(said, Mapping) and any(said.get(name) for name in OUTPUT):
+                return True
+        return False
 
     @classmethod
     def text(cls, text: str, *, index: int = 0) -> Chunk:

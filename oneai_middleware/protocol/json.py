@@ -60,14 +60,12 @@ def encode(value: Any) -> bytes:
     return data
 
 
-def is_too_complex(data: bytes) -> bool:
-    """Whether ``data`` has more structure than :data:`STRUCTURAL_LIMIT` allows.
+def is_too_complex(data: bytes, limit: int = STRUCTURAL_LIMIT) -> bool:
+    """Whether ``data`` has more structure than ``limit`` allows.
 
     Commas in text are no structure; text is looked for only in what would be refused.
     """
-    return _structure(data) > STRUCTURAL_LIMIT and _structure(_TEXT.sub(b"", data)) > (
-        STRUCTURAL_LIMIT
-    )
+    return _structure(data) > limit and _structure(_TEXT.sub(b"", data)) > limit
 
 
 def _structure(data: bytes) -> int:

@@ -13,16 +13,14 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import BackendOverloaded, BackendUnavailable
+from ..errors import BackendUnavailable
 from . import json
-from .chat import Chunk, Completion, Item, text_of
+from .chat import OUTPUT, Chunk, Completion, Item, text_of
 from .usage import Usage
 
 Object = dict[str, Any]
 
 _OURS = {"id", "object", "created", "model", "choices", "usage", "error"}
-_OUTPUT = ("content", "reasoning_content", "reasoning", "reasoning_details", "refusal",
-           "tool_calls", "function_call", "audio")  # fmt: skip
 # They accompany a usage-only chunk and are no reason to send it on.
 _ESCORT = {"system_fingerprint", "service_tier", "obfuscation"}
 _REASONS: dict[str, str | None] = {
@@ -31,7 +29,6 @@ _REASONS: dict[str, str | None] = {
     "sensitive": "content_filter",
     "model_context_window_exceeded": "length",
 }
-_FAILURES = {"insufficient_system_resource", "network_error"}
 
 
 class StreamNormaliser:
@@ -56,8 +53,6 @@ class StreamNormaliser:
         """The chunks to send for ``item``, often one, sometimes none. ``item`` is
         left as it is.
 
-        :raises BackendOverloaded: the provider gave up and says so as a
-            finish_reason.
         :raises BackendUnavailable: a tool call's arguments are not JSON.
         """
         if item is None or isinstance(item, Usage):
@@ -71,7 +66,7 @@ class StreamNormaliser:
             self._wrap([piece for piece in layer if piece is not None])
             for layer in itertools.zip_longest(*pieces)
         ]
-        extras = _without(item, _OURS)
+        extras = _extras(item)
         if not chunks and self._include_usage and any(_without(extras, _ESCORT).values()):
             chunks = [self._wrap([])]
         if chunks:
@@ -122,7 +117,7 @@ class _Choice:
         layers = self._calls.layers(delta.pop("tool_calls", None))
         if layers:
             delta["tool_calls"] = layers[0]
-        self.has_output = self.has_output or any(delta.get(name) for name in _OUTPUT)
+        self.has_output = self.has_output or any(delta.get(name) for name in OUTPUT)
         if not self._role_sent:
             self._role_sent, delta = True, {"role": "assistant", **delta}
         reason = self._reason(raw)
@@ -220,7 +215,6 @@ def normalise_completion(
     (Unix seconds) and the ``usage`` that is billed. ``raw`` is left as it is.
 
     :raises BackendUnavailable: there is no answer in it.
-    :raises BackendOverloaded: the provider gave up and says so as a finish_reason.
     """
     choices = [
         _whole_choice(choice, position)
@@ -232,6 +226,14 @@ def normalise_completion(
     ours = {"id": id, "object": "chat.completion", "created": created, "model": model}
     extras = _without(raw, _OURS)
     return Completion({**ours, **extras, "choices": choices, "usage": usage.as_dict()})
+
+
+def _extras(item: Chunk) -> Object:
+    """The fields of a chunk that are the provider's own, less Groq's place for usage."""
+    extras = _without(item, _OURS)
+    if isinstance(extras.get("x_groq"), dict):
+        extras["x_groq"] = _without(extras["x_groq"], {"usage"})
+    return extras
 
 
 def _whole_choice(raw: Object, position: int) -> Object:
@@ -273,8 +275,6 @@ def _identity(raw: Object) -> Object:
 def _finish_reason(raw: Any, has_calls: bool) -> str | None:
     if not isinstance(raw, str):
         return None
-    if raw in _FAILURES:
-        raise BackendOverloaded(detail=f"finish_reason {raw}")
     if raw == "stop" and has_calls:
         return "tool_calls"
     return _REASONS.get(raw, raw)

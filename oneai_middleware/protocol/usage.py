@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-_ABSURD = 10**9
-"""No call uses a thousand million tokens; a provider that says so is not believed."""
+_ABSURD = 2 * 10**7
+"""No model has a context of twenty million tokens; a provider that says so is not believed."""
 
 
 @dataclass(frozen=True, slots=True)

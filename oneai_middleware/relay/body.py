@@ -35,12 +35,14 @@ def completion_of(
         usage = exchange.meter.of(raw)
         completion = normalise_completion(raw, model=model, id=id, created=created, usage=usage)
         data = _encoded(completion)
+        ending = exchange.answer(usage)
     except APIError as error:
         raise exchange.fail(error).error or error from None
     except BaseException:
         exchange.fail(InternalError())
         raise
-    ending = exchange.answer(usage)
+    finally:
+        exchange.release()
     if ending.error is not None:
         raise ending.error
     return data
@@ -67,7 +69,7 @@ class EventStream:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._exchange = exchange
-        self._pump = Pump(exchange.listened(items))
+        self._pump = Pump(items)
         self._normaliser = normaliser
         self._keep_alive = keep_alive
         self._clock = clock
@@ -90,17 +92,19 @@ class EventStream:
             self._exchange.start()
             self._pump.start()
             self._fill()
+            ending = self._exchange.ending
+            if ending is not None and ending.error is not None:
+                raise ending.error
         except BaseException:
-            self._exchange.fail(InternalError())
+            self._exchange.fail(InternalError())  # unless it has ended before
+            self._exchange.release()
             raise
-        ending = self._exchange.ending
-        if ending is not None and ending.error is not None:
-            raise ending.error
 
     def __iter__(self) -> EventStream:
         return self
 
     def __next__(self) -> bytes:
+        self._exchange.sent()
         self._fill()
         if not self._ready:
             raise StopIteration
@@ -108,6 +112,7 @@ class EventStream:
         if chunk is not None:
             self._exchange.meter.hand(chunk)
         self._last_sent = self._clock()
+        self._exchange.sending()
         return data
 
     def close(self) -> None:
@@ -117,6 +122,7 @@ class EventStream:
                 return
             self._closed = self._over = True
         self._exchange.leave()
+        self._exchange.release()
         log_call(self._exchange.call)
 
     # --- what comes next ----------------------------------------------------

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..admission import Admission, AdmissionControl
 from ..call import Call
 from ..errors import APIError, BackendTimeout, CallerLeft, InsufficientBalance
 from ..protocol.cancellation import Cancellation
-from ..protocol.chat import Item, Timeouts
+from ..protocol.chat import Timeouts
 from ..protocol.usage import Usage
+from ..servers import Connection
 from .meter import NOTHING, Meter
 from .watch import Watch
 
@@ -42,10 +43,10 @@ class Ending(NamedTuple):
 class Exchange:
     """Deadlines, leases, cancellation and the single end of one call.
 
-    ``is_present`` says whether the caller is still connected, where the server
-    lets us see. ``timeouts`` hold until a provider's own are known. ``bill_departed``
-    is whether a caller who left pays for what was delivered. Times are seconds of
-    ``clock``.
+    ``connection`` is the caller's, where the server gives it to us. ``timeouts`` are
+    for the call as a whole; each attempt keeps its provider's own. A caller who
+    takes nothing for ``write_timeout`` has left; ``bill_departed`` is whether one
+    who left pays for what was delivered. Times are seconds of ``clock``.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class Exchange:
         timeouts: Timeouts,
         lease: float,
         clock: Callable[[], float],
-        is_present: Callable[[], bool] | None = None,
+        write_timeout: float,
+        connection: Connection | None = None,
         bill_departed: bool = True,
     ) -> None:
         self.call = call
@@ -70,38 +72,48 @@ class Exchange:
         self._watch = watch
         self._timeouts = timeouts
         self._clock = clock
-        self._is_present = is_present
+        self._write_timeout = write_timeout
+        self._connection = connection
         self._bill_departed = bill_departed
         self._lock = threading.Lock()
         self._settled = threading.Event()
-        self._started = clock()
         self._renew_every = lease / 3
-        self._renewed = self._started
+        self._renewed = clock()
         self._renewing = False
-        self._alive = False
-        self._begun = False
-        self._silent_since: float | None = None
+        self._sending_since: float | None = None
+        self._taken: int | None = None
+        self._taken_at = 0.0
+        self._released = False
 
     def start(self) -> None:
         """Have the watch look after the call."""
+        if self._connection is not None and self._streaming:
+            self._connection.limit_writes(self._write_timeout)
         self._watch.add(self)
 
-    def listened(self, items: Iterator[Item]) -> Iterator[Item]:
-        """``items``, noting how long the provider is silent.
+    def sending(self) -> None:
+        """A piece of the answer is in the server's hands now."""
+        self._sending_since = self._clock()
 
-        Run in the thread that reads them. While an item waits for a caller who
-        reads slowly, it is not the provider who is silent.
+    def sent(self) -> None:
+        """The server is back for the next piece."""
+        self._sending_since = None
+
+    def release(self) -> None:
+        """The server's thread is done with the call: the last thing that happens to it.
+
+        Its place is free only now. A caller can leave at once, but a thread that a
+        provider keeps would be missed by the host's pages.
         """
-        try:
-            for item in items:
-                self._alive = True
-                self._begun = self._begun or item is not None
-                self._silent_since = None
-                yield item
-                self._silent_since = self._clock()
-        finally:
-            if hasattr(items, "close"):
-                items.close()
+        with self._lock:
+            released, self._released = self._released, True
+        if released:
+            return
+        self._sending_since = None
+        self._watch.remove(self)
+        if self._connection is not None and self._streaming:
+            self._connection.restore_writes()  # the host's next page may be read slowly
+        self._control.leave()
 
     # --- the end ------------------------------------------------------------
 
@@ -122,9 +134,9 @@ class Exchange:
         return Ending(error.code, self.meter.delivered() if paid else NOTHING, error)
 
     def _departure(self) -> Ending:
-        # A stream that the provider never took up has cost nobody anything. Of an
-        # answer in one piece that cannot be known, and most likely it was at work.
-        paid = self._bill_departed and (self._alive or not self._streaming)
+        # What no provider has taken up has cost nobody anything.
+        attempt = self.call.attempt
+        paid = self._bill_departed and attempt is not None and attempt.is_taken_up
         error = CallerLeft("The caller left.")
         return Ending(error.code, self.meter.delivered() if paid else NOTHING, error)
 
@@ -137,8 +149,8 @@ class Exchange:
                 self.call.ended = self._clock()
             ending = self.ending
         if first:
-            self._watch.remove(self)
             if ending.outcome != ANSWERED:
+                self._log_failure(ending)
                 self.cancellation.cancel()
             if aside:
                 self._watch.aside(self._settle)
@@ -163,17 +175,34 @@ class Exchange:
         the other calls.
         """
         now = self._clock()
-        if self.ending is not None:
+        if self._has_stalled(now):
+            self._end(self._departure(), aside=True)
+            self._cut()
+        elif self.ending is not None:
             return
-        if self._is_present is not None and not self._is_present():
+        elif self._connection is not None and not self._connection.is_present():
             self._end(self._departure(), aside=True)
         elif late := self._overdue(now):
-            call = self.call
-            log.warning("%s: provider %s failed: %s", call.request_id, call.provider, late)
             self._end(self._failure(BackendTimeout(late)), aside=True)
         elif now - self._renewed >= self._renew_every and not self._renewing:
             self._renewed, self._renewing = now, True
             self._watch.aside(self._renew)
+
+    def _has_stalled(self, now: float) -> bool:
+        """Whether the caller has taken nothing of a piece for too long."""
+        since = self._sending_since
+        if since is None:
+            return False
+        taken = self._connection.taken() if self._connection is not None else None
+        if taken != self._taken:  # it may read slowly, but it reads
+            self._taken, self._taken_at = taken, now
+        return now - max(since, self._taken_at) > self._write_timeout
+
+    def _cut(self) -> None:
+        """Free the server's thread, which hangs in a send."""
+        self._watch.remove(self)
+        if self._connection is not None:
+            self._connection.cut()
 
     def _renew(self) -> None:
         usage = self.meter.delivered()
@@ -189,15 +218,40 @@ class Exchange:
         return self.call.request is not None and self.call.request.stream
 
     def _overdue(self, now: float) -> str | None:
-        """Which deadline has passed."""
-        timeouts = self.call.timeouts or self._timeouts
-        if now - self._started > timeouts.total:
-            return f"the whole call took over {timeouts.total:g} s"
-        if not self._streaming:
-            return None
-        if not self._begun and now - self._started > timeouts.first_token:
-            return f"no first token in {timeouts.first_token:g} s"
-        silent_since = self._silent_since
-        if self._begun and silent_since is not None and now - silent_since > timeouts.idle:
-            return f"silent for {timeouts.idle:g} s"
-        return None
+        """Which deadline ends the whole call. That of an attempt ends the attempt
+        alone, unless there has been output or its backend does not obey."""
+        attempt, waited, limits = self.call.attempt, now - self.call.admitted, self._limits()
+        begun = attempt is not None and attempt.begun
+        late = attempt.overdue() if attempt is not None else None
+        # Told in any case, so that its provider is known to be slow.
+        stuck = attempt is not None and late is not None and attempt.expire(late)
+        if waited > limits.total:
+            return f"the whole call took over {limits.total:g} s"
+        if self._streaming and not begun and waited > limits.first_token:
+            return f"no first token in {limits.first_token:g} s"
+        return late if begun or stuck else None
+
+    def _limits(self) -> Timeouts:
+        """What the whole call may take: a more patient provider is given its time."""
+        ours, attempt = self._timeouts, self.call.attempt
+        if attempt is None:
+            return ours
+        theirs = attempt.provider.timeouts
+        return ours._replace(
+            first_token=max(ours.first_token, theirs.first_token),
+            total=max(ours.total, theirs.total),
+        )
+
+    def _log_failure(self, ending: Ending) -> None:
+        """One line for the operator, unless the caller left."""
+        call, error = self.call, ending.error
+        if error is None or (error.detail is None and error.fault != "provider"):
+            return
+        detail = error.detail or "no detail"
+        if call.attempt is None:  # nobody has failed just now
+            model = self.admission.model.id
+            log.info("%s: model %s: %s: %s", call.request_id, model, error.code, detail)
+        else:
+            log.warning(
+                "%s: provider %s failed: %s: %s", call.request_id, call.provider, error.code, detail
+            )

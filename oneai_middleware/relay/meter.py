@@ -52,9 +52,11 @@ class Meter:
         estimate = self._estimate()
         if self._told is None:
             return estimate
+        # Figures that come before the end may be placeholders.
+        told = self._told.completion_tokens or estimate.completion_tokens
         return Usage(
-            self._told.prompt_tokens,
-            min(estimate.completion_tokens, self._told.completion_tokens),
+            self._told.prompt_tokens or estimate.prompt_tokens,
+            min(estimate.completion_tokens, told),
             cached_tokens=self._told.cached_tokens,
             estimated=True,
         )

@@ -92,6 +92,14 @@ class TestOpenAIBackend(BackendContract):
             turn.left.set()
 
 
+class TestFoldingBackend(TestOpenAIBackend):
+    """Asked for an answer in one piece, it gathers a stream."""
+
+    @pytest.fixture(autouse=True)
+    def folding(self, scripted):
+        self.options["dialect"] = "alibaba"
+
+
 # --- and the contract notices one that does not -------------------------------------
 
 

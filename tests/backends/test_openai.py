@@ -16,6 +16,7 @@ from oneai_middleware.errors import (
     BackendUnavailable,
     ConfigurationError,
 )
+from oneai_middleware.protocol.chat import ChatRequest
 
 HELLO = [{"role": "user", "content": "hello there"}]
 BAD_ANSWERS = {
@@ -270,7 +271,7 @@ def test_a_redirect_is_not_followed(ask, provider, status, books):
     provider.respond = lambda turn: turn.answer({}, status, elsewhere)
     assert ask().error["code"] == "upstream_error"
     assert ask(stream=True).error["code"] == "upstream_error"
-    assert [turn.path for turn in provider.turns] == ["/v1/chat/completions"] * 2
+    assert {turn.path for turn in provider.turns} == {"/v1/chat/completions"}
     assert books().cost == 0
 
 
@@ -542,6 +543,42 @@ def test_a_stream_without_usage_is_estimated_and_flagged(ask, provider, books):
     assert row.prompt_tokens == usage["prompt_tokens"]
 
 
+def test_silence_after_the_finish_reason_is_the_end(ask, provider, books, monkeypatch):
+    """The caller has every word of it; only the usage is estimated."""
+    monkeypatch.setattr("oneai_middleware.backends.openai.requests_transport.HURRY", 0.05)
+
+    def respond(turn):
+        turn.start_stream()
+        turn.text("all of ")
+        turn.text("it", "stop")
+        turn.hold()
+
+    provider.respond = respond
+    reply = ask(stream=True)
+    assert text_of(chunks_of(reply.read())) == "all of it"
+    row = books()
+    assert (row.outcome, row.estimated) == ("answered", True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_of_too_many_elements_is_a_502(ask, provider, completion, monkeypatch, stream):
+    monkeypatch.setattr("oneai_middleware.backends.openai.backend.MAX_STRUCTURE", 1_000)
+    provider.respond = lambda turn: turn.answer(completion("hello", extra=[{}] * 1_000))
+    assert ask(stream=stream).status == 502
+    provider.respond = lambda turn: turn.answer(completion("hello " + "[{,}]" * 1_000))
+    reply = ask(stream=stream)
+    assert reply.status == 200
+    reply.read()
+
+
+def test_a_stream_has_no_more_bytes_than_any_answer(ask, provider, monkeypatch):
+    monkeypatch.setattr("oneai_middleware.backends.openai.backend.MAX_STREAM", 100_000)
+    provider.respond = saying(*([piece("x" * 1_000)] * 200), end="[DONE]")
+    *_, last, rest = ask(stream=True).read().split(b"\n\n")
+    assert rest == b""
+    assert b"upstream_error" in last
+
+
 @pytest.mark.parametrize(
     "events",
     [
@@ -755,7 +792,7 @@ REFUSALS = [
     (504, 504, "upstream_timeout", None),
     (500, 502, "upstream_error", None),
     (502, 502, "upstream_error", None),
-    (418, 502, "upstream_error", None),
+    *((status, 400, "invalid_value", None) for status in (409, 414, 415, 418, 451)),
     (204, 502, "upstream_error", None),
 ]
 
@@ -817,6 +854,41 @@ def test_well_known_refusals_have_codes_of_their_own(ask, provider, message, cod
     assert (error["code"], error["param"]) == (code, param)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The tool `get_model` was not found in tools",
+        "model gpt-x answered, but file 'a' was not found",
+        "The image at url 1 does not exist for this model",
+        "This model does not support tools; function f does not exist",
+        "remodel not found",
+        "role 'model' of message 3: tool_call_id c1 not found",
+    ],
+)
+def test_only_of_the_model_itself_it_is_our_mistake_that_it_is_not_there(ask, provider, message):
+    """Conformance 85."""
+    provider.respond = lambda turn: turn.answer({"error": {"message": message}}, 400)
+    reply = ask()
+    assert (reply.status, reply.error["code"]) == (400, "invalid_value")
+    assert reply.error["message"] == message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "The model `gpt-x` does not exist or you do not have access to it.",
+        "model 'llama3.3:70b' not found, try pulling it first",
+        "The model: org/name@v1.2 was not found",
+        "Model not found",
+        "invalid model, model is not found",
+    ],
+)
+def test_a_model_that_is_not_there_is_our_mistake_in_whatever_words(ask, provider, message):
+    """Conformance 85."""
+    provider.respond = lambda turn: turn.answer({"error": {"message": message}}, 400)
+    assert ask().error["code"] == "provider_unavailable"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 404, 422, 429, 500])
 def test_a_provider_that_echoes_our_account_gives_nothing_away(
@@ -850,6 +922,44 @@ def test_a_provider_that_echoes_our_account_gives_nothing_away(
     for private in (key, other, port, "localhost", "sk-abcdefghij"):
         assert private not in shown.lower()
         assert private not in told.lower()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "temperature must be at most 2.5, not 3.14159",
+        "max_tokens 1.0e3 is no integer",
+        "input.json has no field 'messages.0.role'",
+        "response_format.json_schema of version 1.2.3 is unknown",
+        "qwen2.5-7b-instruct does not take tools.function.strict",
+        "the user-provided file organization_chart.pdf is too large",
+        "org-wide and proj_settings are no fields; nor is user_identifier",
+        "e.g. see the docs, i.e. section 3.1.4",
+    ],
+)
+def test_of_what_a_provider_says_numbers_and_names_stay(ask, provider, message):
+    provider.respond = lambda turn: turn.answer({"error": {"message": message}}, 400)
+    assert ask().error["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("ask http://inside.example/v1?key=1 again", "ask … again"),
+        ("ask api.example.com:8443/v1/chat again", "ask … again"),
+        ("ask gpu-7.eu.cluster.local again", "ask … again"),
+        ("ask proxy.internal, or llm.example.ai", "ask …, or …"),
+        ("ask 10.1.2.3:8000/v1 again", "ask … again"),
+        ("ask 10.1.2.3 again", "ask … again"),
+        ("the key sk-proj-abc_DEF-123456 is wrong", "the key … is wrong"),
+        ("org-a1B2c3D4e5 has no access", "… has no access"),
+        ("proj_a1b2c3d4 of account-12345678 and user_id0000001", "… of … and …"),
+    ],
+)
+def test_of_what_a_provider_says_addresses_keys_and_accounts_go(ask, provider, told, shown):
+    """Conformance 89."""
+    provider.respond = lambda turn: turn.answer({"error": {"message": told}}, 400)
+    assert ask().error["message"] == shown
 
 
 @pytest.mark.parametrize(
@@ -1081,31 +1191,101 @@ def test_a_wrong_option_is_named(options):
     assert "schlüssel" not in str(caught.value)
 
 
+class Carrier:
+    """A transport, and each of its replies, of the test's own."""
+
+    status = 200
+    headers: dict = {}
+
+    def __init__(self, data, waits=(None, None)):
+        self._data = data
+        self._waits = waits
+        self.cancelled = threading.Event()
+
+    def open(self, url, headers, body, timeouts):
+        self._pieces = [self._data, b""]
+        return self
+
+    def begin(self, sent=bool):
+        connected, answered = self._waits
+        self._wait(connected)
+        sent()
+        self._wait(answered)
+
+    def _wait(self, what):
+        if what is not None:
+            what()
+        if self.cancelled.is_set():
+            raise BackendUnavailable("cancelled")
+
+    def read1(self):
+        return self._pieces.pop(0)
+
+    def cancel(self):
+        self.cancelled.set()
+
+    def finish(self):
+        pass
+
+    close = finish
+
+
 def test_another_transport_may_carry_the_bytes(make_gateway, headers, send, completion):
     """The seam other HTTP clients fit into."""
+    reply = ask_over(Carrier(encoded(completion("carried"))), make_gateway, headers, send)[0]
+    assert reply.json["choices"][0]["message"]["content"] == "carried"
 
-    class Reply:
-        status = 200
-        headers: dict = {}
-        pieces = [json.dumps(completion("carried")).encode(), b""]
 
-        def begin(self):
-            pass
+def encoded(value):
+    return json.dumps(value).encode()
 
-        def read1(self):
-            return self.pieces.pop(0)
 
-        finish = close = cancel = begin
-
-    transport = SimpleNamespace(open=lambda url, headers, body, timeouts: Reply())
+def ask_over(transport, make_gateway, headers, send, stream=False):
+    """The reply that this transport carries, and what the books say of it."""
     backend = OpenAIBackend(base_url="http://x.example", transport=transport)
     gateway = make_gateway(
         providers={"own": {"backend": backend}},
         models={"bot": {"routes": ["own/x"], "input": "1", "output": "1"}},
     )
-    body = {"model": "bot", "messages": HELLO}
+    body = {"model": "bot", "messages": HELLO, "stream": stream}
     reply = send(gateway, "POST", "/v1/chat/completions", body, headers)
-    assert reply.json["choices"][0]["message"]["content"] == "carried"
+    return reply, gateway.ledger.entries("alice")[-1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_provider_does_not_have_the_request_until_it_is_sent(completion, stream):
+    seen = []
+    request = ChatRequest({"model": "x", "messages": HELLO, "stream": stream})
+
+    def look():
+        seen.append(request.connecting.is_set())
+
+    transport = Carrier(encoded(completion("hi")), (look, look))
+    backend = OpenAIBackend(base_url="http://x.example", transport=transport)
+    look()
+    _ = list(backend.stream(request)) if stream else backend.complete(request)
+    look()
+    assert seen == [False, True, False, False]
+
+
+@pytest.mark.parametrize("sent", [False, True])
+def test_who_leaves_before_the_request_is_sent_owes_nothing(
+    make_gateway, headers, send, completion, monkeypatch, sent
+):
+    line = SimpleNamespace(present=True)
+    line.is_present = lambda: line.present
+    monkeypatch.setattr("oneai_middleware.endpoints.chat.connection_of", lambda environ: line)
+
+    def leave():
+        line.present = False
+        assert transport.cancelled.wait(10)
+
+    waits = (None, leave) if sent else (leave, None)
+    transport = Carrier(encoded(completion("hi")), waits)
+    reply, row = ask_over(transport, make_gateway, headers, send)
+    assert (reply.status, row.outcome) == (499, "caller_left")
+    assert row.cost == (row.prompt_tokens * 1000 if sent else 0)
+    assert (row.cost > 0) is sent
 
 
 @pytest.mark.parametrize("word", ["a-", "a.", "a:", "a/", "sk-", "x", "é"])

@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import warnings
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from oneai_middleware.backends.openai.requests_transport import RequestsTransport
-from oneai_middleware.errors import BackendTimeout, BackendUnavailable
+from oneai_middleware.errors import BackendDisconnected, BackendTimeout, BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
 
 PATIENCE = 10.0
@@ -119,6 +120,38 @@ def test_a_connection_the_provider_has_closed_meanwhile_is_replaced(
     assert len({turn.peer for turn in provider.turns}) == 2
 
 
+def test_it_says_when_the_request_is_out_and_before_an_answer_is_there(
+    open_reply, provider, threads
+):
+    told, go_on = threading.Event(), threading.Event()
+
+    def respond(turn):
+        assert go_on.wait(10)
+        turn.answer({})
+
+    provider.respond = respond
+    for _ in range(2):  # over a new connection, and over one that was idle
+        reply = open_reply()
+        waiting = threads.submit(reply.begin, told.set)
+        assert told.wait(10)
+        assert not waiting.done()
+        go_on.set()
+        waiting.result(10)
+        read_all(reply)
+        reply.close()
+        told.clear()
+        go_on.clear()
+    assert len({turn.peer for turn in provider.turns}) == 1
+
+
+def test_without_a_connection_nothing_is_out(transport):
+    told = []
+    reply = transport.open("http://127.0.0.1:9/", {}, BODY, Timeouts())
+    with pytest.raises(BackendDisconnected):
+        reply.begin(lambda: told.append(1))
+    assert told == []
+
+
 # --- cancel, at every moment --------------------------------------------------
 
 
@@ -151,6 +184,7 @@ def test_cancelled_before_the_headers_it_comes_back_at_once(
     reply.cancel()
     with pytest.raises(BackendUnavailable) as caught:
         waiting.result(10)
+    assert type(caught.value) is BackendUnavailable  # nobody's connection broke
     assert caught.value.detail == "cancelled"
     assert provider.turns[0].left.wait(10)
     reply.close()
@@ -281,9 +315,27 @@ def test_the_haste_of_finishing_does_not_stay_on_the_connection(open_reply, prov
 # --- failures -----------------------------------------------------------------
 
 
-def test_a_refused_connection_is_unavailable(transport):
-    with pytest.raises(BackendUnavailable):
+def test_a_refused_connection_is_none(transport):
+    with pytest.raises(BackendDisconnected):
         ask(transport.open("http://127.0.0.1:9/", {}, BODY, Timeouts()))
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, reset):
+    """It can only be told from a new one by what happens to the request."""
+    ask(open_reply())
+
+    def hang_up(turn):
+        turn._handler.close_connection = True
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            turn._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            turn._handler.connection.close()
+
+    provider.respond = hang_up
+    with pytest.raises(BackendDisconnected):
+        ask(open_reply())
+    assert len({turn.peer for turn in provider.turns}) == 1
 
 
 def test_a_host_that_does_not_exist_is_unavailable(transport):
@@ -360,8 +412,9 @@ def test_a_body_shorter_than_it_said_is_unavailable(open_reply, provider):
     reply = open_reply()
     reply.begin()
     assert reply.read1() == b"word"
-    with pytest.raises(BackendUnavailable):
+    with pytest.raises(BackendUnavailable) as caught:
         reply.read1()
+    assert not isinstance(caught.value, BackendDisconnected)  # it had begun to answer
     reply.close()
 
 

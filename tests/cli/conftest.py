@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def install(packages: Path) -> Callable[..., None]:
+def install(packages: Path, look_anew: Any) -> Callable[..., None]:
     """Install a package that offers one part, as pip would leave it behind."""
 
     def install(
@@ -50,5 +51,6 @@ def install(packages: Path) -> Callable[..., None]:
         (about / "entry_points.txt").write_text(f"[oneai_middleware.{group}]\n{entry}\n")
         for file, source in files.items():
             (packages / file).write_text(dedent(source))
+        look_anew()
 
     return install

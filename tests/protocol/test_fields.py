@@ -535,7 +535,7 @@ def test_whatever_is_let_through_reaches_the_provider(
     assert assert_sound(send, upstream, headers, json.dumps(body).encode()) == 200
     sent = provider.turns[-1].json
     assert sent.get("x") == extra
-    assert sent["messages"][0]["y"] == extra
+    assert sent["messages"][0].get("y") == extra
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
-from oneai_middleware.errors import APIError, BackendOverloaded, BackendUnavailable
+from oneai_middleware.errors import APIError, BackendUnavailable
 from oneai_middleware.protocol import json
 from oneai_middleware.protocol.chat import Chunk, Completion
 from oneai_middleware.protocol.normalise import StreamNormaliser, normalise_completion
@@ -238,7 +238,8 @@ def test_the_role_is_sent_once_for_each_answer_whether_it_is_repeated_or_never_t
 def test_unknown_fields_survive_at_every_level():
     """Conformance 52."""
     choice = {"index": 0, "delta": {"content": "a", "reasoning_content": "r"}, "matched_stop": 7}
-    chunk = sent(Chunk(system_fingerprint="fp", x_groq={"id": "1"}, choices=[choice]))[0]
+    groq = {"id": "1", "usage": {"prompt_tokens": 1}}  # the usage comes where it belongs
+    chunk = sent(Chunk(system_fingerprint="fp", x_groq=groq, choices=[choice]))[0]
     assert (chunk["system_fingerprint"], chunk["x_groq"]) == ("fp", {"id": "1"})
     assert chunk["choices"][0]["matched_stop"] == 7
     assert chunk["choices"][0]["delta"]["reasoning_content"] == "r"
@@ -301,15 +302,6 @@ def test_an_empty_finish_reason_ends_nothing():
 def test_only_the_first_finish_reason_of_an_answer_is_sent():
     """Conformance 62."""
     assert reasons(sent("a", Chunk.finish("length"), Chunk.finish("stop"))) == ["length"]
-
-
-@pytest.mark.parametrize("reason", ["insufficient_system_resource", "network_error"])
-def test_a_failure_told_as_a_finish_reason_is_a_failure(reason):
-    stream = normaliser()
-    stream.chunk("a")
-    with pytest.raises(BackendOverloaded) as caught:
-        stream.chunk(Chunk.finish(reason))
-    assert reason in caught.value.detail
 
 
 def test_an_answer_without_a_finish_reason_gets_the_one_that_fits():
@@ -546,11 +538,6 @@ def test_a_completion_without_an_answer_is_the_providers_fault(choices):
     """Conformance 56."""
     with pytest.raises(BackendUnavailable):
         whole({"choices": choices})
-
-
-def test_a_completion_that_ends_in_the_providers_failure_is_a_failure():
-    with pytest.raises(BackendOverloaded):
-        whole({"choices": [{"message": {}, "finish_reason": "network_error"}]})
 
 
 @given(CHUNK)

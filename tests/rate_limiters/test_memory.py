@@ -141,9 +141,10 @@ def test_a_limit_of_zero_refuses_for_good(limiter):
         assert (refused.limit, refused.retry_after, refused.retryable) == (name, None, False)
 
 
-def test_one_million_takes_over_32_threads_admit_exactly_the_law(clock):
-    threads, rounds, share = 32, 10, 3_125
-    rpm, pause = 300_000, 6
+@pytest.mark.parametrize("takes", [100_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
+def test_takes_over_32_threads_admit_exactly_the_law(clock, takes):
+    threads, rounds, rpm, pause = 32, 10, takes * 3 // 10, 6
+    share = takes // (threads * rounds)
     limiter = MemoryRateLimiter(lease=1, clock=clock.ns)
     claims = claim(rpm=rpm)
     barrier = threading.Barrier(threads, action=lambda: clock.advance(pause))
@@ -157,8 +158,7 @@ def test_one_million_takes_over_32_threads_admit_exactly_the_law(clock):
 
     with ThreadPoolExecutor(threads) as pool:
         admitted = sum(pool.map(work, range(threads)))
-    assert threads * rounds * share == 1_000_000
-    assert admitted == rpm + rpm * pause * (rounds - 1) // 60
+    assert admitted == rpm + rpm * pause * (rounds - 1) // 60 < threads * rounds * share
 
 
 def test_idle_full_subjects_are_forgotten(limiter, clock):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 
@@ -11,10 +12,11 @@ from oneai_middleware.errors import (
     InvalidRequest,
 )
 from oneai_middleware.protocol.chat import Chunk, Completion, Timeouts
+from oneai_middleware.protocol.normalise import StreamNormaliser
 from oneai_middleware.protocol.usage import Usage
 from oneai_middleware.relay.body import completion_of
 
-from .conftest import PRICE
+from .conftest import PRICE, WRITE_TIMEOUT
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -80,9 +82,11 @@ def test_a_call_is_settled_when_its_answer_is_complete_not_when_it_is_closed(ben
     stream = start("hello")
     list(stream.body)
     assert bench.row.outcome == "answered"
-    bench.assert_nothing_is_held()
+    bench.assert_settled()
+    assert bench.control.calls == 1  # the server's thread is still at work
     stream.body.close()
     assert bench.row.outcome == "answered"
+    bench.assert_nothing_is_held()
 
 
 def test_the_first_event_is_awaited_before_the_head_is_sent(bench):
@@ -133,7 +137,7 @@ def test_comments_keep_no_silent_stream_alive(bench, start):
     assert next(stream.body) == KEEP_ALIVE
     bench.clock.advance(11)
     stream.exchange.look()
-    bench.assert_nothing_is_held()
+    bench.assert_settled()
     *_, last = run_out(stream.body)
     assert value(last)["error"]["code"] == "upstream_timeout"
 
@@ -187,9 +191,16 @@ def test_what_breaks_in_mid_stream_is_one_error_event_and_no_done(bench, start):
     bench.assert_nothing_is_held()
 
 
-def test_a_bug_in_mid_stream_is_an_error_event_too(bench, start, caplog):
-    stream = start("some words", RuntimeError("our own"))
-    events = run_out(stream.body)
+def test_a_bug_in_mid_stream_is_an_error_event_too(bench, start, caplog, monkeypatch):
+    chunk = StreamNormaliser.chunk
+
+    def fail_at_last(normaliser, item):
+        if item == "more":
+            raise RuntimeError("our own")
+        return chunk(normaliser, item)
+
+    monkeypatch.setattr(StreamNormaliser, "chunk", fail_at_last)
+    events = run_out(start("some words", "more").body)
     assert value(events[-1])["error"]["code"] == "internal_error"
     assert b"our own" not in b"".join(events)
     assert "our own" in caplog.text
@@ -238,7 +249,7 @@ def test_a_deadline_gives_one_error_event_and_frees_everything_at_once(
         assert next(stream.body) == KEEP_ALIVE
     bench.clock.advance(6)
     stream.exchange.look()
-    bench.assert_nothing_is_held()
+    bench.assert_settled()
     assert stream.exchange.cancellation.cancelled
     *rest, last = run_out(stream.body)
     assert value(last)["error"]["code"] == "upstream_timeout"
@@ -310,6 +321,43 @@ def test_closed_by_many_threads_while_it_is_read_it_ends_once(bench, start):
     bench.assert_nothing_is_held()
 
 
+@pytest.mark.parametrize("read", [0, 1, 99])
+def test_the_limit_on_writes_ends_with_the_stream(start, line, read):
+    stream = start("hello", connection=line)
+    assert line.limits == [WRITE_TIMEOUT]
+    _ = list(itertools.islice(stream.body, read))
+    stream.body.close()
+    stream.body.close()
+    assert line.limits == [WRITE_TIMEOUT, "as found"]
+
+
+def test_it_ends_too_with_a_stream_that_never_opens(bench, line):
+    stream = bench.stream(bench.exchange(connection=line), BackendOverloaded("busy"))
+    with pytest.raises(BackendOverloaded):
+        stream.body.open()
+    assert line.limits == [WRITE_TIMEOUT, "as found"]
+
+
+def test_the_hosts_connection_is_left_alone_for_an_answer_in_one_piece(bench, line):
+    exchange = bench.exchange(stream=False, connection=line)
+    complete(exchange, lambda: whole("all of it"))
+    assert line.limits == []
+
+
+@pytest.mark.parametrize("last", [DONE, b"upstream_error"])
+def test_a_last_piece_that_hangs_in_a_send_is_cut_off(bench, start, line, last):
+    ends = [] if last == DONE else [BackendUnavailable("x")]
+    stream = start("some words", *ends, connection=line)
+    while last not in next(stream.body):
+        pass
+    bench.clock.advance(WRITE_TIMEOUT + 1)
+    stream.exchange.look()
+    assert line.cuts == 1
+    stream.body.close()
+    assert bench.row.outcome == ("upstream_error" if ends else "answered")
+    bench.assert_nothing_is_held()
+
+
 def test_after_the_close_there_is_nothing_more(start):
     stream = start("hello", end=False)
     next(stream.body)
@@ -318,21 +366,21 @@ def test_after_the_close_there_is_nothing_more(start):
         next(stream.body)
 
 
-def test_a_caller_seen_to_be_gone_frees_everything_before_the_server_notices(bench, start):
-    present = [True]
-    stream = start("some words", end=False, is_present=lambda: present[0])
+def test_a_caller_seen_to_be_gone_frees_everything_before_the_server_notices(bench, start, line):
+    stream = start("some words", end=False, connection=line)
     next(stream.body)
-    present[0] = False
+    line.present = False
     stream.exchange.look()
     assert bench.row.outcome == "caller_left"
     assert bench.row.cost == PRICE.cost(stream.exchange.meter.delivered())
-    bench.assert_nothing_is_held()
     stream.body.close()
+    bench.assert_nothing_is_held()
     assert len(bench.ledger.entries("alice")) == 1
 
 
-def test_a_caller_who_leaves_while_the_first_event_is_awaited(bench):
-    exchange = bench.exchange(is_present=lambda: False)
+def test_a_caller_who_leaves_while_the_first_event_is_awaited(bench, line):
+    line.present = False
+    exchange = bench.exchange(connection=line)
     stream = bench.stream(exchange)
     threading.Timer(0.01, exchange.look).start()
     with pytest.raises(CallerLeft):
@@ -405,12 +453,14 @@ def test_an_answer_that_comes_too_late_is_none(bench):
     def run():
         bench.clock.advance(6)
         exchange.look()
-        bench.assert_nothing_is_held()
+        bench.assert_settled()
+        assert bench.control.calls == 1  # it keeps a thread of the server until it returns
         return whole()
 
     with pytest.raises(BackendTimeout):
         complete(exchange, run)
     assert (bench.row.cost, bench.row.outcome) == (0, "upstream_timeout")
+    bench.assert_nothing_is_held()
 
 
 def test_a_provider_cancelled_for_a_deadline_is_told_as_the_deadline(bench):
@@ -426,18 +476,22 @@ def test_a_provider_cancelled_for_a_deadline_is_told_as_the_deadline(bench):
         complete(exchange, run)
 
 
-def test_a_caller_who_left_an_answer_in_one_piece_pays_the_prompt(bench):
-    exchange = bench.exchange(stream=False, is_present=lambda: False)
+def test_a_caller_who_left_an_answer_in_one_piece_pays_the_prompt(bench, line):
+    line.present = False
+    exchange = bench.exchange(stream=False, connection=line)
 
     def run():
+        bench.attempt(exchange, [])
         exchange.look()
-        bench.assert_nothing_is_held()
+        bench.assert_settled()
+        assert bench.control.calls == 1
         raise BackendUnavailable("cancelled")
 
     with pytest.raises(CallerLeft):
         complete(exchange, run)
     assert bench.row.cost == PRICE.cost(Usage(exchange.admission.prompt_tokens, 0))
     assert len(bench.ledger.entries("alice")) == 1
+    bench.assert_nothing_is_held()
 
 
 def test_where_the_watch_cannot_start_an_answer_keeps_nothing(bench, monkeypatch):

@@ -123,3 +123,17 @@ def test_an_absurd_report_is_not_believed():
         usage={"prompt_tokens": -1, "completion_tokens": 10**12},
     )
     assert Meter(5).of(completion) == Usage(5, estimate_text("some words"), estimated=True)
+
+
+def test_figures_that_a_broken_stream_told_as_placeholders_make_nothing_free():
+    meter = Meter(5)
+    meter.hand(delta(content="some words"))
+    meter.told(Usage(0, 0))
+    assert meter.delivered() == Usage(5, estimate_text("some words"), estimated=True)
+
+
+@pytest.mark.parametrize("told", [2 * 10**7, 5 * 10**8])
+def test_more_tokens_than_any_context_holds_are_not_believed(told):
+    usage = {"prompt_tokens": told, "completion_tokens": 1}
+    completion = Completion(choices=[{"message": {"content": "some words"}}], usage=usage)
+    assert Meter(5).of(completion).estimated

@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from ...errors import APIError, BackendUnavailable, ConfigurationError, InvalidJSON
+from ...errors import APIError, BackendTimeout, BackendUnavailable, ConfigurationError, InvalidJSON
 from ...protocol import json
 from ...protocol.chat import ChatRequest, Chunk, Completion, Item, Timeouts
 from ...protocol.sse import Event, EventSplitter, EventTooLong
 from ..base import Backend
-from .errors import error_in_answer, error_of, private
+from .dialects.answers import Reasoning
+from .dialects.requests import adapt
+from .dialects.settings import read_dialect
+from .errors import Refusals
 from .requests_transport import RequestsTransport
 from .transport import Reply, Transport
 
 MAX_ANSWER = 64 * 2**20
 """Bytes of an answer in one piece, or of a refusal's body."""
+
+MAX_STREAM = 256 * 2**20
+"""Bytes of all the events of an answer."""
+MAX_STRUCTURE = 2_000_000
+"""Brackets and commas of an answer in one piece: decoded, each takes some 100 bytes."""
 
 _DONE = b"[DONE]"
 _HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
@@ -30,6 +38,8 @@ class OpenAIBackend(Backend):
 
     :param base_url: what stands before ``/chat/completions``, used as it is.
     :param api_key: our key there; leave it out for servers that want none.
+    :param dialect: what it does otherwise than OpenAI's protocol says: the name of a
+        shipped dialect, or a table of fields to change over one.
     :param headers: further headers to send.
     :param proxy: the address of an HTTP proxy; the environment's are not used.
     :param verify: whether to check TLS certificates, or the path of a CA bundle.
@@ -42,6 +52,7 @@ class OpenAIBackend(Backend):
         *,
         base_url: str = "",
         api_key: str = "",
+        dialect: str | Mapping[str, Any] = "generic",
         headers: Mapping[str, str] | None = None,
         proxy: str | None = None,
         verify: bool | str = True,
@@ -56,35 +67,27 @@ class OpenAIBackend(Backend):
         _check_verify(verify)
         headers = _headers({} if headers is None else headers)
         self._base_url = base_url.rstrip("/")
+        self._dialect = read_dialect(dialect)
         # A provider may echo what it was sent, and where.
-        self._private = private(
-            [api_key, address.netloc, address.hostname or "", *headers.values()]
-        )
+        secrets = [api_key, address.netloc, address.hostname or "", *headers.values()]
+        self._refusals = Refusals(secrets, self._dialect.causes)
         self._headers = {**_fixed_headers(api_key), **headers}
         self._transport = transport or RequestsTransport(proxy=proxy, verify=verify)
 
     def stream(self, request: ChatRequest) -> Iterator[Item]:
         """The provider's events, as they come; ``None`` for its comments."""
-        options = dict(request.body.get("stream_options") or {})
-        # OpenAI's own padding against eavesdroppers; other providers refuse it.
-        options.pop("include_obfuscation", None)
-        body = {
-            **request.body,
-            "stream": True,
-            "stream_options": {**options, "include_usage": True},
-        }
-        with self._reply(request, body) as reply:
+        with self._reply(request, stream=True) as reply:
             yield None  # it has taken the call up
-            if "text/event-stream" in reply.headers.get("content-type", ""):
+            if "text/event-stream" in reply.headers.get("content-type", "").lower():
                 yield from self._chunks(reply)
             else:
                 yield _as_chunk(self._completion(_read_all(reply)))
 
     def complete(self, request: ChatRequest) -> Completion:
         """The provider's answer in one piece."""
-        body = {**request.body, "stream": False}
-        body.pop("stream_options", None)
-        with self._reply(request, body) as reply:
+        if self._dialect.folds:
+            return super().complete(request)
+        with self._reply(request, stream=False) as reply:
             return self._completion(_read_all(reply))
 
     def check(self) -> None:
@@ -93,15 +96,17 @@ class OpenAIBackend(Backend):
         with contextlib.closing(reply):
             reply.begin()
             if reply.status != 200:
-                raise error_of(reply.status, reply.headers, _read_all(reply), self._private)
+                raise self._refusals.in_reply(reply.status, reply.headers, _read_all(reply))
 
     def close(self) -> None:
         """Close idle connections."""
         self._transport.close()
 
     @contextlib.contextmanager
-    def _reply(self, request: ChatRequest, body: Mapping[str, Any]) -> Iterator[Reply]:
-        """The provider's reply to ``body``, past its status."""
+    def _reply(self, request: ChatRequest, *, stream: bool) -> Iterator[Reply]:
+        """The provider's reply to ``request``, past its status."""
+        body, adjusted = adapt(self._dialect, request.body, stream=stream)
+        request.adjusted.update(adjusted)
         reply = self._transport.open(
             f"{self._base_url}/chat/completions",
             self._headers,
@@ -109,49 +114,83 @@ class OpenAIBackend(Backend):
             request.timeouts,
         )
         request.cancellation.on_cancel(reply.cancel)
+        request.connecting.set()
         with contextlib.closing(reply):
-            reply.begin()
+            reply.begin(request.connecting.clear)
+            request.connecting.clear()
             if reply.status != 200:
-                raise error_of(reply.status, reply.headers, _read_all(reply), self._private)
+                raise self._refusals.in_reply(reply.status, reply.headers, _read_all(reply))
             yield reply
 
     def _chunks(self, reply: Reply) -> Iterator[Chunk | None]:
-        begun = finished = False
-        splitter = EventSplitter()
-        for event in _events(reply, splitter):
-            if event.data is None:
-                yield None
-            elif event.data.startswith(_DONE):
-                reply.finish()
-                finished = begun
-                break
-            else:
-                chunk = self._chunk(event)
-                begun = begun or bool(chunk.choices)
-                finished = finished or any(c.get("finish_reason") for c in chunk.choices)
-                yield chunk
-        if not finished:
+        progress, splitter = _Progress(), EventSplitter()
+        reasoning = Reasoning(self._dialect.reasoning)
+        try:
+            for event in _events(reply, splitter):
+                if event.data is None:
+                    yield None
+                elif event.data.startswith(_DONE):
+                    reply.finish()
+                    progress.done = True
+                    break
+                else:
+                    chunk = reasoning.moved(self._chunk(event, progress.said))
+                    progress.note(chunk)
+                    yield chunk
+                    if progress.is_complete:
+                        reply.hurry()
+        except (BackendUnavailable, BackendTimeout):
+            if not progress.is_complete:
+                raise
+        if not progress.is_complete:
             where = "within an event" if splitter.pending else "before its answer was complete"
             raise BackendUnavailable(f"the stream ended {where}")
 
-    def _chunk(self, event: Event) -> Chunk:
+    def _chunk(self, event: Event, said: bool) -> Chunk:
         value = _decoded(event.data or b"")
-        error = error_in_answer(value, self._private)
+        error = self._refusals.in_answer(value)
         if error is not None:
-            raise _as_provider_error(error)
+            raise _as_provider_error(error) if said else error
         if event.name == "error":
             raise BackendUnavailable("an error event without an error")
         return Chunk(value)
 
     def _completion(self, data: bytes) -> Completion:
+        if json.is_too_complex(data, MAX_STRUCTURE):
+            raise BackendUnavailable("an answer of too many elements")
         value = _decoded(data)
-        error = error_in_answer(value, self._private)
+        error = self._refusals.in_answer(value)
         if error is not None:
             raise error
         completion = Completion(value)
         if not any(isinstance(choice.get("message"), dict) for choice in completion.choices):
             raise BackendUnavailable("an answer without choices")
-        return completion
+        return Reasoning(self._dialect.reasoning).moved(completion)
+
+
+class _Progress:
+    """How far a stream has come. It is complete once every answer in it has its reason
+    to end, or when the provider says that it is and there has been output."""
+
+    def __init__(self) -> None:
+        self.said = False
+        self.done = False
+        self._open: set[Any] = set()
+        self._finished: set[Any] = set()
+
+    def note(self, chunk: Chunk) -> None:
+        """``chunk`` has come."""
+        self.said = self.said or chunk.has_output
+        for place, choice in enumerate(chunk.choices):
+            index = str(choice.get("index", place))
+            ends = bool(choice.get("finish_reason"))
+            (self._finished if ends else self._open).add(index)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing of any answer is missing."""
+        ended = bool(self._finished) and self._open <= self._finished
+        return ended or (self.done and (self.said or bool(self._finished)))
 
 
 def _address(base_url: Any) -> SplitResult:
@@ -220,7 +259,11 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
 
 def _events(reply: Reply, splitter: EventSplitter) -> Iterator[Event]:
     try:
+        size = 0
         while data := reply.read1():
+            size += len(data)
+            if size > MAX_STREAM:
+                raise BackendUnavailable(f"a stream of over {MAX_STREAM} bytes")
             yield from splitter.feed(data)
         yield from splitter.close()
     except EventTooLong:
@@ -252,5 +295,5 @@ def _as_chunk(completion: Completion) -> Chunk:
 
 
 def _as_provider_error(error: APIError) -> APIError:
-    """In mid-stream nothing is the caller's fault any more: they were accepted."""
+    """After output nothing is the caller's fault any more: they were accepted."""
     return error if error.fault == "provider" else BackendUnavailable(error.detail)

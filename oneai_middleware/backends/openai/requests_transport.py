@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from http.client import HTTPResponse
 from typing import Any
 
 import requests
@@ -21,13 +22,15 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from ...errors import BackendTimeout, BackendUnavailable
+from ...errors import BackendDisconnected, BackendTimeout, BackendUnavailable
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
 
 PIECE = 64 * 1024
 IDLE_CONNECTIONS = 256
 """Kept open per provider; with fewer than there are threads they are reopened."""
+HURRY = 5.0
+"""Seconds to wait for what may follow a finish reason: the usage, the end."""
 LINGER = 0.1
 """Seconds to wait for the end of a body whose last event has come."""
 
@@ -69,6 +72,8 @@ class RequestsTransport:
 
     def close(self) -> None:
         """Close idle connections."""
+        for adapter in self._session().adapters.values():
+            _close_pools(adapter)
         self._session().close()
 
 
@@ -84,12 +89,14 @@ class RequestsReply:
         self._response: requests.Response | None = None
         self._connection: _Owned | None = None
         self._cancelled = False
+        self.sent: Callable[[], object] = bool
 
-    def begin(self) -> None:
+    def begin(self, sent: Callable[[], object] = bool) -> None:
         """Send the request and wait for status and headers."""
+        self.sent = sent
         token = _current.set(self)
         try:
-            with self._translated():
+            with self._translated(BackendDisconnected):
                 self._response = self._adapter.send(self._request, stream=True, **self._options)
         finally:
             _current.reset(token)
@@ -107,6 +114,11 @@ class RequestsReply:
         if not data and self._connection is not None:
             self._connection.disown(self)  # it may serve another call by now
         return data
+
+    def hurry(self) -> None:
+        """See :class:`~.transport.Reply`."""
+        if self._connection is not None:
+            self._connection.hurry(self, HURRY)
 
     def finish(self) -> None:
         """Read the last of the body, so that the connection can be used again."""
@@ -138,7 +150,7 @@ class RequestsReply:
             raise BackendUnavailable("cancelled")
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, broken: type[BackendUnavailable] = BackendUnavailable) -> Iterator[None]:
         """The border: no error of requests, urllib3 or the socket passes it."""
         try:
             yield
@@ -153,16 +165,22 @@ class RequestsReply:
             ValueError,
             AttributeError,  # what a read may raise when its socket is shut down meanwhile
         ) as error:
-            detail = "cancelled" if self._cancelled else _reason(error)
-            raise BackendUnavailable(detail) from error
+            if self._cancelled:
+                raise BackendUnavailable("cancelled") from error
+            kind = broken if isinstance(_innermost(error), OSError) else BackendUnavailable
+            raise kind(_reason(error)) from error
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return error
 
 
 def _reason(error: BaseException) -> str:
     """What lies at the bottom of ``error``, for the operator: its kind and, of an error
     of the system or of TLS, what it says. Other texts may hold what nobody may see."""
-    innermost: BaseException = error
-    while (below := innermost.__cause__ or innermost.__context__) is not None:
-        innermost = below
+    innermost = _innermost(error)
     said = getattr(innermost, "verify_message", None) or getattr(innermost, "strerror", None)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
@@ -170,8 +188,25 @@ def _reason(error: BaseException) -> str:
 # --- connections that can be shut down from outside -------------------------
 
 
+class _FinalResponse(HTTPResponse):
+    """The reply that counts: of those that come before it, such as 103 Early Hints,
+    http.client passes over the first kind only, and would leave the answer itself in
+    the connection, for the next call to find."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 101 < self.status < 200:
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+        # urllib3 logs what it cannot read of a header, and a provider may echo our key.
+        self.headers.defects.clear()
+        self.headers.set_payload("")
+
+
 class _Owned(HTTPConnection):
     """A connection that knows which reply it serves, so that no other shuts it down."""
+
+    response_class = _FinalResponse
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -207,6 +242,7 @@ class _Owned(HTTPConnection):
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._own(self.sock)
         super().request(*args, **kwargs)
+        _current.get().sent()
 
     def _own(self, connected: socket.socket | None) -> None:
         reply = _current.get()
@@ -260,6 +296,15 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
         return manager
+
+
+def _close_pools(adapter: Any) -> None:
+    """What an adapter itself does is to forget its pools; they close some time later."""
+    for manager in (adapter.poolmanager, *adapter.proxy_manager.values()):
+        for name in manager.pools.keys():  # noqa: SIM118 - no mapping, and not to be iterated
+            pool = manager.pools.get(name)
+            if pool is not None:
+                pool.close()
 
 
 def _session() -> requests.Session:

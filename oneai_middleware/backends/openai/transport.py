@@ -5,7 +5,7 @@ Everything a client library raises becomes one of this package's errors here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ...protocol.chat import Timeouts
@@ -18,11 +18,12 @@ class Reply(Protocol):
     headers: Mapping[str, str]
     """Names are looked up in any case."""
 
-    def begin(self) -> None:
-        """Send the request and wait for status and headers.
+    def begin(self, sent: Callable[[], object] = bool) -> None:
+        """Send the request, call ``sent``, and wait for status and headers.
 
         :raises BackendTimeout: no connection or no answer in time.
-        :raises BackendUnavailable: no connection, a broken one, or cancelled.
+        :raises BackendDisconnected: no connection, or a broken one.
+        :raises BackendUnavailable: what came is no answer; or cancelled.
         """
 
     def read1(self) -> bytes:
@@ -31,6 +32,9 @@ class Reply(Protocol):
         :raises BackendTimeout: nothing came in time.
         :raises BackendUnavailable: the connection broke, or was cancelled.
         """
+
+    def hurry(self) -> None:
+        """Only the end of the answer is outstanding: wait some seconds for it, no more."""
 
     def finish(self) -> None:
         """The answer has been read as far as it matters: keep the connection."""

@@ -1,0 +1,1 @@
+"""What kinds of provider do otherwise than OpenAI's protocol says."""
