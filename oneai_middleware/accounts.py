@@ -9,13 +9,36 @@ from __future__ import annotations
 import decimal
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from . import secret as secrets
 from .errors import ConfigurationError, unknown_name
 
 NANO = 10**9
 """Nano-dollars in a dollar: all money is a whole number of them."""
+
+
+Period = Literal["day", "month"]
+"""After which a key's budget is whole again."""
+
+
+LONGEST_NAME = 190
+"""Characters of the longest name of an account that every database can look up."""
+
+
+def is_name(text: str) -> bool:
+    """Whether every database can keep ``text`` as it is and look it up."""
+    has_surrogate = any("\ud800" <= character <= "\udfff" for character in text)
+    return 0 < len(text) <= LONGEST_NAME and "\0" not in text and not has_surrogate
+
+
+def check_name(what: str, text: str) -> None:
+    """See that ``text`` can be a name; ``what`` it names.
+
+    :raises ValueError: it cannot.
+    """
+    if not is_name(text):
+        raise ValueError(f"{what}: 1 to {LONGEST_NAME} characters, without NUL; not {text[:50]!r}")
 
 
 class Limits(NamedTuple):
@@ -44,8 +67,9 @@ class Account(NamedTuple):
 class ApiKey(NamedTuple):
     """The record of a key; the secret itself is not kept anywhere.
 
-    ``budget`` is the most this key may ever spend, in nano-dollars; ``expires``
-    is a Unix time in seconds. ``limits`` hold beside those of the account.
+    ``budget`` is the most this key may spend, in nano-dollars: in every ``period``
+    of UTC, or ever where it has none. ``expires`` and ``last_used`` are Unix times in
+    seconds, the latter to the minute. ``limits`` hold beside those of the account.
     """
 
     id: str
@@ -55,8 +79,10 @@ class ApiKey(NamedTuple):
     models: frozenset[str] | None = None
     limits: Limits | None = None
     budget: int | None = None
+    period: Period | None = None
     expires: float | None = None
     revoked: bool = False
+    last_used: float | None = None
 
     def is_valid(self, now: float) -> bool:
         """Whether the key still opens its account at Unix time ``now``."""
@@ -190,6 +216,13 @@ def read_dollars(value: Any, where: str) -> int:
             f"{where}: {value!r} is negative, too large, or finer than a nano-dollar"
         )
     return whole
+
+
+def dollars(nano: int) -> str:
+    """Nano-dollars as dollars, exactly, with two decimals at least."""
+    whole, rest = divmod(abs(nano), NANO)
+    decimals = f"{rest:09}".rstrip("0").ljust(2, "0")
+    return f"{'-' if nano < 0 else ''}{whole}.{decimals}"
 
 
 def _read_limits(row: Any, where: str, *, base: Limits) -> Limits:

@@ -227,6 +227,7 @@ class AdmissionControl:
                     most=most,
                     lease=self._lease,
                     budget=caller.key.budget if caller.key else None,
+                    period=caller.key.period if caller.key else None,
                 )
         except (InsufficientBalance, KeyBudgetExhausted) as error:
             raise _advised(error, self._top_up_url) from None

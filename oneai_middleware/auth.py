@@ -53,8 +53,10 @@ class Authentication:
         with store_errors("key store"):
             digest = self._key_store.digest(secret)
             key = self._key_store.find(digest) if digest is not None else None
-        if key is None or not key.is_valid(self._wall_clock()):
-            return None
+            now = self._wall_clock()
+            if key is None or not key.is_valid(now):
+                return None
+            self._key_store.used(key, now)
         return Caller(key.account, key)
 
     def _by_host(self, environ: dict[str, Any]) -> Caller | None:

@@ -22,6 +22,7 @@ from .auth import Authentication
 from .call import Call
 from .catalog import load_catalog
 from .dispatch import Dispatch
+from .endpoints.account import AccountEndpoints
 from .endpoints.chat import Chat
 from .endpoints.health import Health
 from .endpoints.models import Models
@@ -72,10 +73,11 @@ class Gateway:
         self._clock = clock
         self.providers = read_providers(settings.providers, settings.timeouts)
         self.catalog = load_catalog(settings.models, self.providers)
-        self._tiers = read_tiers(settings.tiers)
+        self.tiers = read_tiers(settings.tiers)
         # Read again by the stores that use them; here so that a mistake names its row.
-        read_accounts(settings.accounts, self._tiers)
-        self.key_store = _key_store(settings)
+        read_accounts(settings.accounts, self.tiers)
+        self._watch = Watch()
+        self.key_store = self._key_store()
         self.rate_limiter = build_store(
             "rate_limiter", settings.rate_limiter, RateLimiter, settings
         )
@@ -94,12 +96,25 @@ class Gateway:
         Those under way run on. For hosts that know they are about to be stopped."""
         self._control.drain()
 
+    def _key_store(self) -> KeyStore:
+        store = build_store("key_store", self.settings.key_store, KeyStore, self.settings)
+        return CachedKeyStore(store, aside=self._aside) if store.cacheable else store
+
+    def _aside(self, job: Callable[[], None]) -> None:
+        """Run ``job``, which asks a store, without anybody waiting for it."""
+
+        def run() -> None:
+            with self.scope():
+                job()
+
+        self._watch.aside(run)
+
     def _admission_control(self, scope: Scope) -> AdmissionControl:
         settings = self.settings
         return AdmissionControl(
             self.rate_limiter,
             self.ledger,
-            tiers=self._tiers,
+            tiers=self.tiers,
             scope=scope,
             lease=settings.lease,
             default_output=settings.default_output,
@@ -115,6 +130,9 @@ class Gateway:
         authentication = Authentication(
             self.key_store, load_callable("authenticate", settings.authenticate)
         )
+        account = AccountEndpoints(
+            authentication=authentication, ledger=self.ledger, tiers=self.tiers, scope=scope
+        )
         models = Models(authentication=authentication, catalog=self.catalog, scope=scope)
         chat = Chat(
             authentication=authentication,
@@ -126,7 +144,7 @@ class Gateway:
                 patience=settings.first_token_timeout,
                 clock=self._clock,
             ),
-            watch=Watch(),
+            watch=self._watch,
             settings=settings,
             scope=scope,
             clock=self._clock,
@@ -135,6 +153,9 @@ class Gateway:
             Rule("/v1/chat/completions", methods=["POST"], endpoint=chat),
             Rule("/v1/models", methods=["GET"], endpoint=models),
             Rule("/v1/models/<path:model_id>", methods=["GET"], endpoint=models),
+            Rule("/v1/key", methods=["GET"], endpoint=account.key),
+            Rule("/v1/balance", methods=["GET"], endpoint=account.balance),
+            Rule("/v1/usage", methods=["GET"], endpoint=account.usage),
             Rule("/health", methods=["GET"], endpoint=Health(self._control)),
         ]
         # Nothing may redirect: a redirect makes clients drop the body of a POST.
@@ -212,11 +233,6 @@ class Gateway:
             ) from None
         response: Response = endpoint(environ, call, **arguments)
         return response
-
-
-def _key_store(settings: Settings) -> KeyStore:
-    store = build_store("key_store", settings.key_store, KeyStore, settings)
-    return CachedKeyStore(store) if store.cacheable else store
 
 
 def _ledger_spec(settings: Settings) -> Any:

@@ -23,6 +23,7 @@ RANDOM_LENGTH, CHECKSUM_LENGTH = 40, 6
 _FORM = re.compile(
     rf"{PREFIX}([0-9A-Za-z]{{{RANDOM_LENGTH}}})([0-9A-Za-z]{{{CHECKSUM_LENGTH}}})", re.ASCII
 )
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def new_secret() -> str:
@@ -44,6 +45,11 @@ def digest(secret: str) -> str:
     guess, so there is nothing to slow down.
     """
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def is_digest(text: str) -> bool:
+    """Whether ``text`` looks like what :func:`digest` gives."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def hint(secret: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
+import itertools
 import json
 import os
 import select
@@ -22,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
+from sqlalchemy.exc import OperationalError
 
 pytest.register_assert_rewrite("oneai_middleware.testing")
 
 from oneai_middleware import Gateway, OneAIMiddleware  # noqa: E402
+from oneai_middleware.database.engine import Database  # noqa: E402
+from oneai_middleware.database.tables import METADATA  # noqa: E402
 from oneai_middleware.plugins import installed  # noqa: E402
 from oneai_middleware.secret import new_secret  # noqa: E402
 from oneai_middleware.testing import FakeClock  # noqa: E402
@@ -513,3 +518,76 @@ def start_provider() -> Iterator[Callable[[], Provider]]:
     yield start
     for provider in providers:
         provider.close()
+
+
+# --- databases ------------------------------------------------------------------
+
+
+SERVERS = {
+    "postgresql": ("ONEAI_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"),
+    "mariadb": ("ONEAI_TEST_MARIADB_URL", "mariadb://root@127.0.0.1:3306/test"),
+}
+
+
+@pytest.fixture(scope="session")
+def make_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
+    """Make a database of the tests' own, with nothing in it, on a kind of server."""
+    with contextlib.ExitStack() as at_the_end:
+        numbers = itertools.count()
+
+        def make(kind: str) -> Database:
+            if kind == "sqlite":
+                file = tmp_path_factory.mktemp("database") / "oneai.db"
+                database = Database(f"sqlite:///{file}")
+            else:
+                variable, default = SERVERS[kind]
+                server = Database(os.environ.get(variable, default)).url
+                name = f"oneai_test_{os.getpid()}_{next(numbers)}"
+                try:
+                    _run(server, f"CREATE DATABASE {name}")
+                except OperationalError as error:
+                    require(False, f"no {kind} at ${variable}: {type(error.orig).__name__}")
+                force = " WITH (FORCE)" if kind == "postgresql" else ""
+                at_the_end.callback(_run, server, f"DROP DATABASE {name}{force}")
+                database = Database(server.set(database=name))
+            at_the_end.callback(lambda: database.engine.dispose())
+            return database
+
+        yield make
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Database]]:
+    """Look at a database as another process does: with connections of one's own."""
+    connected: list[Database] = []
+
+    def connect(url: Any) -> Database:
+        connected.append(Database(url))
+        return connected[-1]
+
+    yield connect
+    for database in connected:
+        database.engine.dispose()
+
+
+@pytest.fixture(scope="session", params=["sqlite", *SERVERS])
+def database(request: pytest.FixtureRequest, make_database: Callable[[str], Database]) -> Database:
+    """A database with our tables, on each kind of server."""
+    made = make_database(request.param)
+    made.upgrade()
+    return made
+
+
+def _run(url: sa.URL, statement: str) -> None:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(statement)
+
+
+@pytest.fixture
+def empty_database(database: Database) -> Database:
+    """The same, with nothing in it."""
+    with database.transaction() as connection:
+        for table in reversed(METADATA.sorted_tables):
+            connection.execute(table.delete())
+    return database

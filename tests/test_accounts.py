@@ -1,3 +1,4 @@
+import re
 from decimal import Decimal
 
 import pytest
@@ -11,6 +12,7 @@ from oneai_middleware.accounts import (
     ApiKey,
     Caller,
     Limits,
+    dollars,
     read_accounts,
     read_dollars,
     read_tiers,
@@ -193,3 +195,37 @@ def test_dollars_may_be_written_in_several_ways(value, nano):
 def test_anything_else_is_no_amount(value):
     with pytest.raises(ConfigurationError, match=r"^where: "):
         read_dollars(value, "where")
+
+
+@pytest.mark.parametrize(
+    ("nano", "written"),
+    [
+        (0, "0.00"),
+        (1, "0.000000001"),
+        (10, "0.00000001"),
+        (10**7, "0.01"),
+        (10**8, "0.10"),
+        (NANO, "1.00"),
+        (12_500_000_000, "12.50"),
+        (12_345_678_901, "12.345678901"),
+        (100 * NANO, "100.00"),
+        (2**63 - 1, "9223372036.854775807"),
+        (-1, "-0.000000001"),
+        (-NANO, "-1.00"),
+        (-1_500_000_000, "-1.50"),
+    ],
+)
+def test_dollars_are_written_to_the_last_digit_with_two_decimals_at_least(nano, written):
+    assert dollars(nano) == written
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_what_is_written_is_read_back(nano):
+    assert read_dollars(dollars(nano), "x") == nano
+
+
+@given(st.integers(-(2**70), 2**70))
+def test_every_amount_is_written_without_an_exponent(nano):
+    written = dollars(nano)
+    assert Decimal(written) * NANO == nano
+    assert re.fullmatch(r"-?\d+\.\d{2,9}", written)

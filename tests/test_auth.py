@@ -1,6 +1,9 @@
 """Who is calling: every form of a credential, good, doubled and hostile."""
 
+import contextlib
 import json
+import threading
+import time
 from collections import Counter
 
 import pytest
@@ -10,9 +13,11 @@ from hypothesis import strategies as st
 from oneai_middleware.accounts import Account
 from oneai_middleware.auth import Authentication, credential
 from oneai_middleware.errors import AuthenticationFailed, StoreUnavailable
+from oneai_middleware.key_stores.cached import CachedKeyStore
 from oneai_middleware.key_stores.memory import MemoryKeyStore
 from oneai_middleware.ledgers.base import Balance
 from oneai_middleware.secret import PREFIX, new_secret
+from oneai_middleware.testing import FakeClock
 
 CHAT = {"model": "deepseek-v3", "messages": [{"role": "user", "content": "one two"}]}
 SECRET = "oneai-sk-a-secret"
@@ -286,6 +291,108 @@ def test_a_change_of_the_account_holds_from_the_next_call(written, send):
     written.key_store.save_account(account)
     models = ask(send, written, HTTP_X_API_KEY=secret).json["data"]
     assert [model["id"] for model in models] == ["kimi"]
+
+
+# --- when a key was used last -------------------------------------------------
+
+
+class UsedStore(MemoryKeyStore):
+    """A store that costs something to ask, and notes what it is told."""
+
+    cacheable = True
+    error = None
+
+    def __init__(self):
+        super().__init__()
+        self.noted = []
+        self.save_account(Account("alice", prepaid=False))
+
+    def used(self, key, at):
+        self.noted.append((key.id, at, threading.current_thread()))
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def used():
+    return UsedStore()
+
+
+def test_a_call_notes_that_its_key_was_used_and_does_not_wait_for_it(
+    make_gateway, send, used, eventually
+):
+    gateway = make_gateway(key_store=used, ledger="memory", accounts={})
+    key, secret = gateway.key_store.create("alice")
+    before = time.time()
+    assert status_of(send, gateway, secret) == 200
+    [(id, at, thread)] = eventually(lambda: used.noted)
+    assert id == key.id
+    assert before <= at <= time.time()
+    assert thread is not threading.current_thread()
+
+
+def test_the_last_use_is_on_the_record(written, send):
+    before = time.time()
+    key, secret = written.key_store.create("alice")
+    assert key.last_used is None
+    status_of(send, written, secret)
+    [key] = list(written.key_store.keys())
+    assert before <= key.last_used <= time.time()
+
+
+def test_a_use_is_noted_once_a_minute_and_key(used):
+    clock = FakeClock()
+    store = CachedKeyStore(used, clock=clock)
+    authentication = Authentication(store, wall_clock=clock)
+    keys = [store.create("alice") for _ in range(2)]
+    for _ in range(3):
+        for _, secret in keys:
+            authentication.caller({"HTTP_X_API_KEY": secret})
+        clock.advance(19)
+    assert [id for id, _, _ in used.noted] == [key.id for key, _ in keys]
+    clock.advance(4)
+    authentication.caller({"HTTP_X_API_KEY": keys[0][1]})
+    assert [(id, at) for id, at, _ in used.noted[2:]] == [(keys[0][0].id, 1_061.0)]
+
+
+@pytest.mark.parametrize("fields", [{"revoked": True}, {"expires": 1.0}])
+def test_a_key_that_opens_nothing_was_not_used(used, fields):
+    authentication = Authentication(used)
+    _, secret = used.create("alice", **fields)
+    for wrong in (secret, new_secret(), "sk-1"):
+        with pytest.raises(AuthenticationFailed):
+            authentication.caller({"HTTP_X_API_KEY": wrong})
+    assert used.noted == []
+
+
+def test_a_note_that_fails_is_the_operators_affair_alone(
+    make_gateway, send, used, eventually, caplog
+):
+    used.error = ConnectionError("db://alice:hunter2@host")
+    gateway = make_gateway(key_store=used, ledger="memory", accounts={})
+    _, secret = gateway.key_store.create("alice")
+    assert status_of(send, gateway, secret) == 200
+    [warning] = eventually(lambda: [r for r in caplog.records if "was used" in r.message])
+    assert warning.levelname == "WARNING"
+    assert "ConnectionError" in warning.message
+    assert "hunter2" not in caplog.text
+
+
+def test_the_note_is_written_inside_the_hosts_scope(make_gateway, send, used, eventually):
+    inside = threading.local()
+    seen = []
+
+    @contextlib.contextmanager
+    def scope():
+        inside.it = True
+        yield
+        inside.it = False
+
+    used.used = lambda key, at: seen.append(inside.it)
+    gateway = make_gateway(key_store=used, ledger="memory", accounts={}, scope=scope)
+    _, secret = gateway.key_store.create("alice")
+    status_of(send, gateway, secret)
+    assert eventually(lambda: seen) == [True]
 
 
 # --- the host's own identity --------------------------------------------------

@@ -199,8 +199,11 @@ def test_a_part_of_the_wrong_family_is_refused_with_the_right_one(spec: Any) -> 
 
 def test_an_unknown_name_is_answered_with_the_installed_ones(offer: Any) -> None:
     offer("ledgers", "gold", "nowhere:Gold")
-    message = refusal(lambda: build_store("ledger", "postgresql://h/db", Ledger, SETTINGS))
-    assert message == "ledger: unknown name 'postgresql'; known: gold, memory, unlimited"
+    message = refusal(lambda: build_store("ledger", "oracle://h/db", Ledger, SETTINGS))
+    assert message == (
+        "ledger: unknown name 'oracle'; known: django, gold, mariadb, memory, mysql, postgresql, "
+        "sqlite, unlimited"
+    )
 
 
 def test_a_name_that_two_packages_offer_is_refused_where_it_is_used(offer: Any) -> None:

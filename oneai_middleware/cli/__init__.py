@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import OneAIError
-from . import check, demo, models, plugins, secret, settings
+from . import accounts, books, check, db, demo, keys, models, plugins, secret, settings
 from .source import FindGateway
 
 
@@ -32,12 +32,13 @@ def main(
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (demo, secret, settings):
         module.add_to(commands)
-    for module in (check, models, plugins):
+    for module in (check, models, plugins, keys, accounts, books, db):
         module.add_to(commands, find_gateway)
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
     except OneAIError as error:
-        print(f"oneai: {error}", file=sys.stderr)
+        # What no caller may see is meant for who runs this.
+        print(f"oneai: {getattr(error, 'detail', None) or error}", file=sys.stderr)
         return 1
     return status

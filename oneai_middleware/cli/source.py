@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from ..errors import ConfigurationError
+from ..accounts import Account
+from ..errors import ConfigurationError, store_errors
 from ..gateway import Gateway
+from ..key_stores.base import KeyStore
+from ..ledgers.base import Ledger
+from ..ledgers.memory import MemoryLedger
 from ..settings import CONFIG_VARIABLE, Settings, config_file
 
 FindGateway = Callable[[], Gateway]
@@ -46,6 +51,41 @@ def gateway_of(arguments: argparse.Namespace) -> Gateway:
             f"no settings: give --config FILE, set {CONFIG_VARIABLE}, or give --app MODULE:APP"
         )
     return Gateway(Settings.from_file(config_file()))
+
+
+@contextlib.contextmanager
+def stores_of(arguments: argparse.Namespace, *parts: str) -> Iterator[Gateway]:
+    """The same, inside its scope. Its ``parts``, which are ``"key_store"`` and
+    ``"ledger"``, are where a command reaches them.
+
+    :raises ConfigurationError: they are not.
+    :raises StoreUnavailable: one of them cannot answer.
+    """
+    gateway = gateway_of(arguments)
+    for part in parts:
+        if is_in_memory(getattr(gateway, part)):
+            raise ConfigurationError(
+                f"{part}: lives in the memory of each process, where no command reaches it; "
+                f"name a database, such as {part} = 'sqlite:///oneai.db'"
+            )
+    with gateway.scope(), store_errors("store"):
+        yield gateway
+
+
+def is_in_memory(part: KeyStore | Ledger) -> bool:
+    """Whether every process knows something else."""
+    return part.one_process or isinstance(part, MemoryLedger)
+
+
+def account_of(gateway: Gateway, name: str) -> Account:
+    """The account of this name.
+
+    :raises ConfigurationError: there is none.
+    """
+    account = gateway.key_store.account(name)
+    if account is None:
+        raise ConfigurationError(f"no account {name!r}; see `oneai accounts list`")
+    return account
 
 
 def _from_app(spec: str) -> Gateway:

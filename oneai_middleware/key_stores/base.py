@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -20,6 +21,8 @@ class KeyStore:
 
     cacheable = True
     """Whether look-ups cost enough to be kept for some seconds in every process."""
+    one_process = False
+    """Whether what is written here is known to this process alone."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
@@ -56,6 +59,11 @@ class KeyStore:
         """The account of this name: asked for callers the host vouches for."""
         return None
 
+    def upgrade(self) -> str | None:
+        """Make or change tables to the version this package wants; what was done, in
+        words. ``None`` where there are none to see to."""
+        return None
+
     # --- stores that can be written to --------------------------------------
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
@@ -73,6 +81,27 @@ class KeyStore:
         :raises KeyError: for an unknown key.
         """
         raise self._read_only()
+
+    def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
+        """A new key with the rights of an old one, which works on for ``overlap``
+        seconds; the new key and its secret, which is shown this once. Its budget is
+        whole.
+
+        :raises KeyError: for a key that is unknown, revoked or expired.
+        """
+        now = time.time()
+        old = next((key for key in self.keys() if key.id == key_id and key.is_valid(now)), None)
+        if old is None:
+            raise KeyError(key_id)
+        rights = ("label", "models", "limits", "budget", "period", "expires")
+        created = self.create(old.account.name, **{name: getattr(old, name) for name in rights})
+        end = now + overlap
+        self.update(key_id, expires=end if old.expires is None else min(end, old.expires))
+        return created
+
+    def used(self, key: ApiKey, at: float) -> None:
+        """``key`` has opened its account at Unix time ``at``. Whoever keeps
+        ``last_used`` writes it down at most once a minute; the default forgets it."""
 
     def keys(self, account: str | None = None) -> Iterable[ApiKey]:
         """All keys, or those of one account."""

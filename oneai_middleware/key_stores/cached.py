@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -15,6 +16,8 @@ from .base import KeyStore
 
 V = TypeVar("V")
 
+log = logging.getLogger("oneai_middleware.key_stores")
+
 
 class CachedKeyStore(KeyStore):
     """A key store that remembers what another one answered.
@@ -22,7 +25,8 @@ class CachedKeyStore(KeyStore):
     Hits and misses are kept for ``ttl`` seconds, at most ``size`` of each and in
     caches of their own: a flood of bad keys cannot push out good ones. A write
     takes effect at once in this process, and within ``ttl`` in every other.
-    ``clock`` answers seconds and never goes back.
+    ``clock`` answers seconds and never goes back. ``aside`` runs what no call
+    waits for: writing down once a minute that a key was used.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class CachedKeyStore(KeyStore):
         ttl: float = 5.0,
         size: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
+        aside: Callable[[Callable[[], None]], None] = lambda job: job(),
     ) -> None:
         self.store = store
         """The one that is asked."""
@@ -41,6 +46,10 @@ class CachedKeyStore(KeyStore):
         self._accounts: PerProcess[_Answers[Account]] = PerProcess(
             lambda: _Answers(store.account, ttl, size, clock)
         )
+
+        self.one_process = store.one_process
+        self._aside = aside
+        self._used: PerProcess[_Recent] = PerProcess(lambda: _Recent(size, clock))
 
     def digest(self, secret: str) -> str | None:
         return self.store.digest(secret)
@@ -63,6 +72,28 @@ class CachedKeyStore(KeyStore):
         self._found().forget_hits()
         return key
 
+    def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
+        key, secret = self.store.rotate(key_id, overlap=overlap)
+        self._found().forget_hits()
+        digest = self.store.digest(secret)
+        if digest is not None:
+            self._found().forget_miss(digest)
+        return key, secret
+
+    def upgrade(self) -> str | None:
+        return self.store.upgrade()
+
+    def used(self, key: ApiKey, at: float) -> None:
+        if self._used().is_new(key.id):
+            self._aside(lambda: self._note_use(key, at))
+
+    def _note_use(self, key: ApiKey, at: float) -> None:
+        try:
+            self.store.used(key, at)
+        except Exception as error:
+            # Nobody's call depends on it, and its words may hold a password.
+            log.warning("the key store cannot note that a key was used: %s", type(error).__name__)
+
     def keys(self, account: str | None = None) -> Iterable[ApiKey]:
         return self.store.keys(account)
 
@@ -74,6 +105,22 @@ class CachedKeyStore(KeyStore):
         self._found().forget_hits()  # keys carry their account
         self._accounts().forget_hits()
         self._accounts().forget_miss(account.name)
+
+
+class _Recent:
+    """The names that came up within the last minute."""
+
+    def __init__(self, size: int, clock: Callable[[], float]) -> None:
+        self._lock = threading.Lock()
+        self._names: TTLCache[str, bool] = TTLCache(size, 60.0, timer=clock)
+
+    def is_new(self, name: str) -> bool:
+        """Whether it had not come up; from now on it has."""
+        with self._lock:
+            if name in self._names:
+                return False
+            self._names[name] = True
+            return True
 
 
 class _Answers(Generic[V]):

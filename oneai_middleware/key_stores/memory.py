@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from .. import secret as secrets
-from ..accounts import Account, ApiKey, DeclaredAccount, read_accounts, read_tiers
+from ..accounts import Account, ApiKey, DeclaredAccount, check_name, read_accounts, read_tiers
 from ..errors import ConfigurationError
 from ..per_process import PerProcess
 from .base import KeyStore
@@ -21,6 +21,7 @@ class MemoryKeyStore(KeyStore):
     """
 
     cacheable = False
+    one_process = True
 
     def __init__(self, accounts: Iterable[DeclaredAccount] = ()) -> None:
         self._accounts: dict[str, Account] = {}
@@ -61,6 +62,14 @@ class MemoryKeyStore(KeyStore):
                     return changed
         raise KeyError(key_id)
 
+    def used(self, key: ApiKey, at: float) -> None:
+        if _was_used(key, at):
+            return
+        with self._writing():
+            for digest, written in self._keys.items():
+                if written.id == key.id and not _was_used(written, at):
+                    self._keys[digest] = written._replace(last_used=at)
+
     def keys(self, account: str | None = None) -> list[ApiKey]:
         with self._writing():
             return [key for key in self._keys.values() if account in (None, key.account.name)]
@@ -70,11 +79,17 @@ class MemoryKeyStore(KeyStore):
             return list(self._accounts.values())
 
     def save_account(self, account: Account) -> None:
+        check_name("account", account.name)
         with self._writing():
             self._accounts[account.name] = account
             for digest, key in self._keys.items():
                 if key.account.name == account.name:
                     self._keys[digest] = key._replace(account=account)
+
+
+def _was_used(key: ApiKey, at: float) -> bool:
+    """Whether it is written down that the key was used in the minute before ``at``."""
+    return key.last_used is not None and at - key.last_used < 60
 
 
 def _key_id(digest: str) -> str:

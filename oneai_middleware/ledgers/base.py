@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Self
 
+from ..accounts import Period, check_name
 from ..errors import ConfigurationError
 
 
@@ -63,6 +64,39 @@ class UsageRow(NamedTuple):
     cost: int
 
 
+def budget_window(period: Period | None, at: datetime) -> str:
+    """The name of the UTC day or month that ``at`` lies in; ``""`` without a period."""
+    if period is None:
+        return ""
+    return at.astimezone(UTC).strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
+
+
+MOST = 2**62
+"""Nano-dollars that an account may be topped up with in all: sums stay whole numbers in
+every database."""
+
+
+def check_top_up(account: str, amount: int, reference: str) -> None:
+    """See that a top-up can be booked as it is.
+
+    :raises ValueError: it cannot.
+    """
+    if type(amount) is not int or amount <= 0:
+        raise ValueError(f"a top-up is whole nano-dollars above zero, not {amount!r}")
+    check_total(amount)
+    check_name("account", account)
+    check_name("reference", reference)
+
+
+def check_total(amount: int) -> None:
+    """See that an account may own so much.
+
+    :raises ValueError: it may not.
+    """
+    if amount > MOST:
+        raise ValueError("the account would own more than four billion dollars")
+
+
 class Ledger:
     """Balances and the record of every call, in integer nano-dollars.
 
@@ -87,13 +121,21 @@ class Ledger:
         return cls()
 
     def hold(
-        self, draft: Entry, *, least: int, most: int, lease: float, budget: int | None = None
+        self,
+        draft: Entry,
+        *,
+        least: int,
+        most: int,
+        lease: float,
+        budget: int | None = None,
+        period: Period | None = None,
     ) -> int:
         """Set aside up to ``most`` nano-dollars for the call; the amount held.
 
         Everything available is held when that lies between ``least`` and
-        ``most``. ``budget`` is the most the draft's key may spend in all. A draft
-        that is not prepaid holds nothing and gets ``most``, within the budget.
+        ``most``. ``budget`` is the most the draft's key may spend in each ``period``
+        of the store's clock, or without one in all. A draft that is not prepaid
+        holds nothing and gets ``most``, within the budget.
 
         :raises InsufficientBalance: the account does not own ``least``.
         :raises BalanceOnHold: it does, but other calls hold it.
@@ -127,7 +169,8 @@ class Ledger:
 
         :raises ReferenceConflict: the reference was booked with another amount or
             for another account.
-        :raises ValueError: the amount is not above zero.
+        :raises ValueError: the amount is not a whole number above zero, or a name is
+            none that can be written down.
         """
         raise NotImplementedError
 
@@ -151,6 +194,11 @@ class Ledger:
     ) -> Iterable[UsageRow]:
         """The account's calls summed up by UTC day (``YYYY-MM-DD``) or by model."""
         raise NotImplementedError
+
+    def upgrade(self) -> str | None:
+        """Make or change tables to the version this package wants; what was done, in
+        words. ``None`` where there are none to see to."""
+        return None
 
     def sweep(self) -> int:
         """Settle at their floor all holds whose lease is over; how many there were."""

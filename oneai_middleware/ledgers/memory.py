@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from ..accounts import read_accounts, read_tiers
+from ..accounts import Period, read_accounts, read_tiers
 from ..errors import (
     APIError,
     BalanceOnHold,
@@ -20,7 +20,15 @@ from ..errors import (
     ReferenceConflict,
 )
 from ..per_process import PerProcess
-from .base import Balance, Entry, Ledger, UsageRow
+from .base import (
+    Balance,
+    Entry,
+    Ledger,
+    UsageRow,
+    budget_window,
+    check_top_up,
+    check_total,
+)
 
 KEPT_ENTRIES = 10_000
 
@@ -29,8 +37,8 @@ class MemoryLedger(Ledger):
     """Exact sums for every account, and the last 10,000 entries of all together.
 
     ``balances`` are what the accounts start with, in nano-dollars; ``clock``
-    answers seconds and never goes back. Nothing survives the process, and a
-    forked child starts from ``balances``.
+    answers seconds and never goes back, ``now`` the time of day. Nothing survives
+    the process, and a forked child starts from ``balances``.
     """
 
     one_process = True
@@ -40,9 +48,11 @@ class MemoryLedger(Ledger):
         balances: Mapping[str, int] | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         opening = dict(balances or {})
         self._clock = clock
+        self._now = now
         self._state = PerProcess(lambda: _Books(opening))
 
     @classmethod
@@ -53,21 +63,29 @@ class MemoryLedger(Ledger):
         return cls({name: row.balance for name, row in declared.items()})
 
     def hold(
-        self, draft: Entry, *, least: int, most: int, lease: float, budget: int | None = None
+        self,
+        draft: Entry,
+        *,
+        least: int,
+        most: int,
+        lease: float,
+        budget: int | None = None,
+        period: Period | None = None,
     ) -> int:
         books = self._state()
+        purse = draft.key, budget_window(period, self._now())
         with books.lock:
             now = self._clock()
             if not draft.prepaid:
-                books.check_budget(draft, least, budget)
-                books.open(draft, 0, now + lease)
+                books.check_budget(purse, least, budget)
+                books.open(draft, purse, 0, now + lease)
                 return most
-            if books.room(draft, budget) < least:
-                books.sweep(now, draft.account)
-            amount = min(most, books.room(draft, budget))
+            if books.room(draft, purse, budget) < least:
+                books.sweep(now, self._now(), draft.account)
+            amount = min(most, books.room(draft, purse, budget))
             if amount < least:
-                raise books.refusal(draft, least, budget)
-            books.open(draft, amount, now + lease)
+                raise books.refusal(draft, purse, least, budget)
+            books.open(draft, purse, amount, now + lease)
             return amount
 
     def checkpoint(self, draft: Entry, *, lease: float) -> None:
@@ -84,15 +102,15 @@ class MemoryLedger(Ledger):
     def settle(self, entry: Entry) -> Entry:
         books = self._state()
         with books.lock:
-            return books.settle(entry)
+            return books.settle(entry, self._now())
 
     def top_up(self, account: str, amount: int, reference: str) -> bool:
-        if amount <= 0:
-            raise ValueError(f"a top-up is above zero, not {amount}")
+        check_top_up(account, amount, reference)
         books = self._state()
         with books.lock:
             booked = books.references.get(reference)
             if booked is None:
+                check_total(books.sums[account].topped_up + amount)
                 books.references[reference] = (account, amount)
                 books.add(account, amount)
                 return True
@@ -141,7 +159,7 @@ class MemoryLedger(Ledger):
     def sweep(self) -> int:
         books = self._state()
         with books.lock:
-            return books.sweep(self._clock())
+            return books.sweep(self._clock(), self._now())
 
     def audit(self) -> list[str]:
         books = self._state()
@@ -160,11 +178,16 @@ class _Sums:
     invoiced: int = 0
 
 
+Purse = tuple[str | None, str]
+"""A key and the stretch of time whose budget a call counts against."""
+
+
 @dataclass(slots=True)
 class _Hold:
     """An open call. Its draft is what the sweep writes, and the draft's cost the floor."""
 
     draft: Entry
+    purse: Purse
     amount: int
     expires: float
 
@@ -173,7 +196,7 @@ class _Books:
     """What one process knows. The lock is held over every use.
 
     ``rows`` is the record of calls, oldest first, and what makes settling
-    idempotent; ``spent_by`` and ``held_by`` count by key.
+    idempotent; ``spent_by`` and ``held_by`` count by purse.
     """
 
     def __init__(self, opening: Mapping[str, int]) -> None:
@@ -182,8 +205,8 @@ class _Books:
         self.holds: dict[str, _Hold] = {}
         self.rows: OrderedDict[str, Entry] = OrderedDict()
         self.references: dict[str, tuple[str, int]] = {}
-        self.spent_by: defaultdict[str | None, int] = defaultdict(int)
-        self.held_by: defaultdict[str | None, int] = defaultdict(int)
+        self.spent_by: defaultdict[Purse, int] = defaultdict(int)
+        self.held_by: defaultdict[Purse, int] = defaultdict(int)
         for account, amount in opening.items():
             self.add(account, amount)
 
@@ -191,32 +214,32 @@ class _Books:
         self.sums[account].available += amount
         self.sums[account].topped_up += amount
 
-    def room(self, draft: Entry, budget: int | None) -> int:
+    def room(self, draft: Entry, purse: Purse, budget: int | None) -> int:
         """The most that a call may hold now."""
         available = self.sums[draft.account].available
         if budget is None:
             return available
-        return min(available, budget - self.spent_by[draft.key] - self.held_by[draft.key])
+        return min(available, budget - self.spent_by[purse] - self.held_by[purse])
 
-    def refusal(self, draft: Entry, least: int, budget: int | None) -> APIError:
+    def refusal(self, draft: Entry, purse: Purse, least: int, budget: int | None) -> APIError:
         """Why there is no room for ``least``: for want of money, or of patience."""
         sums = self.sums[draft.account]
         if sums.available + sums.held < least:
             return InsufficientBalance("The balance of this account does not cover the request.")
-        self.check_budget(draft, least, budget)
+        self.check_budget(purse, least, budget)
         return BalanceOnHold(
             "The balance is on hold for other requests that are still running. Try again in 1s.",
             retry_after=1,
         )
 
-    def check_budget(self, draft: Entry, least: int, budget: int | None) -> None:
-        if budget is not None and budget - self.spent_by[draft.key] < least:
+    def check_budget(self, purse: Purse, least: int, budget: int | None) -> None:
+        if budget is not None and budget - self.spent_by[purse] < least:
             raise KeyBudgetExhausted("The budget of this API key does not cover the request.")
 
-    def open(self, draft: Entry, amount: int, expires: float) -> None:
+    def open(self, draft: Entry, purse: Purse, amount: int, expires: float) -> None:
         if draft.request_id in self.holds or draft.request_id in self.rows:
             raise ValueError(f"request {draft.request_id!r} has a hold or an entry already")
-        self.holds[draft.request_id] = hold = _Hold(draft, 0, expires)
+        self.holds[draft.request_id] = hold = _Hold(draft, purse, 0, expires)
         self.enlarge(hold, amount)
 
     def enlarge(self, hold: _Hold, to: int) -> bool:
@@ -225,7 +248,7 @@ class _Books:
         more = max(0, min(to - hold.amount, sums.available))
         sums.available -= more
         sums.held += more
-        self.held_by[hold.draft.key] += more
+        self.held_by[hold.purse] += more
         hold.amount += more
         return hold.amount >= to
 
@@ -233,16 +256,17 @@ class _Books:
         sums = self.sums[hold.draft.account]
         sums.available += hold.amount
         sums.held -= hold.amount
-        self.held_by[hold.draft.key] -= hold.amount
+        self.held_by[hold.purse] -= hold.amount
 
-    def settle(self, entry: Entry) -> Entry:
+    def settle(self, entry: Entry, at: datetime) -> Entry:
         written = self.rows.get(entry.request_id)
         if written is not None:
             return written
         hold = self.holds.pop(entry.request_id, None)
         if hold is not None:
             self.release(hold)
-        row = entry._replace(cost=self.charge(entry), settled_at=datetime.now(UTC))
+        row = entry._replace(cost=self.charge(entry), settled_at=at)
+        self.spent_by[hold.purse if hold is not None else (entry.key, "")] += row.cost
         self.rows[row.request_id] = row
         if len(self.rows) > KEPT_ENTRIES:
             self.rows.popitem(last=False)
@@ -258,10 +282,9 @@ class _Books:
             sums.spent += cost
         else:
             sums.invoiced += cost
-        self.spent_by[entry.key] += cost
         return cost
 
-    def sweep(self, now: float, account: str | None = None) -> int:
+    def sweep(self, now: float, at: datetime, account: str | None = None) -> int:
         """Settle at their floor the holds that have expired; how many there were."""
         expired = [
             hold.draft
@@ -269,7 +292,7 @@ class _Books:
             if hold.expires <= now and account in (None, hold.draft.account)
         ]
         for draft in expired:
-            self.settle(draft)
+            self.settle(draft, at)
         return len(expired)
 
     def faults(self) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
+from ..accounts import Period
 from ..errors import ConfigurationError
 from .base import Entry
 from .memory import MemoryLedger
@@ -25,9 +26,18 @@ class UnlimitedLedger(MemoryLedger):
         return cls()
 
     def hold(
-        self, draft: Entry, *, least: int, most: int, lease: float, budget: int | None = None
+        self,
+        draft: Entry,
+        *,
+        least: int,
+        most: int,
+        lease: float,
+        budget: int | None = None,
+        period: Period | None = None,
     ) -> int:
-        return super().hold(_invoiced(draft), least=least, most=most, lease=lease, budget=budget)
+        return super().hold(
+            _invoiced(draft), least=least, most=most, lease=lease, budget=budget, period=period
+        )
 
     def checkpoint(self, draft: Entry, *, lease: float) -> None:
         super().checkpoint(_invoiced(draft), lease=lease)

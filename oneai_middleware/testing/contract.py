@@ -15,6 +15,13 @@ THREADS = 8
 LEASE = 30.0
 """The lease that contracts ask for, in seconds."""
 
+NAMES = [
+    *("alice", "Alice", "alice ", " alice", "àlice", "a\u0300lice", "ａlice", "alice\n", "😀"),
+    *("'", '"', "`", "\\", "%", "_", "/", "--", "NULL", "0", "00", "'; DROP TABLE oneai_keys; --"),
+    *("a" * 189, "a" * 190, "😀" * 190),
+]
+"""Names of which no two are the same, though some databases take some for the same."""
+
 
 class Contract:
     """What the contracts share: time that may be moved."""

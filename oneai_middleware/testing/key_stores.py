@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ..accounts import Account, ApiKey, Limits
 from ..key_stores.base import KeyStore
 from ..secret import digest, new_secret
-from .contract import Contract, in_threads
+from .contract import NAMES, Contract, in_threads
 
 
 class KeyLookupContract(Contract):
@@ -125,6 +127,71 @@ class KeyStoreContract(KeyLookupContract):
         with pytest.raises(KeyError):
             store.update("key_000000000000", revoked=True)
 
+    def test_a_rotated_key_has_the_rights_of_the_old_one(self, store: KeyStore) -> None:
+        limits = Limits(rpm=5, tpm=None, concurrent=1)
+        old, _ = store.create(
+            "alice",
+            label="ci",
+            models=frozenset({"deepseek-v3"}),
+            limits=limits,
+            budget=10**12,
+            period="month",
+            expires=4e9,
+        )
+        key, secret = store.rotate(old.id)
+        assert key == old._replace(id=key.id, hint=key.hint)
+        assert key.id != old.id
+        assert find(store, secret) == key
+        assert len(list(store.keys("alice"))) == 2
+
+    def test_a_rotated_key_works_on_for_the_overlap_and_no_longer(self, store: KeyStore) -> None:
+        now = time.time()
+        for overlap in (0.0, 3_600.0):
+            key, secret = store.create("alice")
+            assert find(store, secret) == key
+            store.rotate(key.id, overlap=overlap)
+            found = find(store, secret)
+            assert found is not None
+            assert found.expires is not None
+            assert now <= found.expires - overlap <= time.time()
+            assert found.is_valid(now + overlap - 1)
+            assert not found.is_valid(time.time() + overlap)
+
+    def test_an_overlap_prolongs_no_key(self, store: KeyStore) -> None:
+        soon = float(int(time.time()) + 60)  # which any database can keep
+        key, secret = store.create("alice", expires=soon)
+        new, _ = store.rotate(key.id, overlap=3_600)
+        found = find(store, secret)
+        assert found is not None
+        assert found.expires == new.expires == soon
+
+    def test_a_key_that_is_unknown_or_revoked_is_not_rotated(self, store: KeyStore) -> None:
+        key, _ = store.create("alice")
+        store.update(key.id, revoked=True)
+        for id in (key.id, "key_000000000000"):
+            with pytest.raises(KeyError):
+                store.rotate(id)
+        assert len(list(store.keys())) == 1
+
+    def test_the_last_use_is_written_down_once_a_minute(self, store: KeyStore) -> None:
+        key, secret = store.create("alice")
+        other, _ = store.create("alice")
+        assert key.last_used is None
+        for second in (0, 30, 59):
+            store.used(key, 2e9 + second)
+            assert last_use(store, key) == 2e9
+        found = find(store, secret)
+        assert found is not None
+        self.advance(60)
+        store.used(found, 2e9 + 60)
+        assert last_use(store, key) == 2e9 + 60
+        assert last_use(store, other) is None
+
+    def test_the_use_of_a_key_that_is_gone_is_nothing(self, store: KeyStore) -> None:
+        key, _ = store.create("alice")
+        store.used(key._replace(id="key_000000000000"), 2e9)
+        assert last_use(store, key) is None
+
     def test_keys_are_listed_by_account(self, store: KeyStore) -> None:
         store.save_account(Account("bob"))
         hers, _ = store.create("alice")
@@ -145,6 +212,31 @@ class KeyStoreContract(KeyLookupContract):
         assert store.account("bob") == bob
         assert {account.name for account in store.accounts()} == {"alice", "bob"}
 
+    def test_names_are_told_apart_to_the_letter(self, store: KeyStore) -> None:
+        names = [name for name in NAMES if name != "alice"]
+        for number, name in enumerate(names):
+            assert store.account(name) is None
+            store.save_account(Account(name, tier=f"tier {number}"))
+        secrets = [store.create(name)[1] for name in names]
+        for number, (name, secret) in enumerate(zip(names, secrets, strict=True)):
+            key = find(store, secret)
+            assert key is not None
+            assert key.account == store.account(name) == Account(name, tier=f"tier {number}")
+            assert len(list(store.keys(name))) == 1
+        assert store.account("alice") == self.alice
+
+    @pytest.mark.parametrize("name", ["", "a" * 191, "a\0", "a\ud800"])
+    def test_what_is_no_name_names_no_account(self, store: KeyStore, name: str) -> None:
+        with pytest.raises(ValueError, match="190"):
+            store.save_account(Account(name))
+        assert store.account(name) is None
+        assert [account.name for account in store.accounts()] == ["alice"]
+
+    def test_an_account_saved_by_many_threads_is_there_once(self, store: KeyStore) -> None:
+        in_threads(lambda: store.save_account(Account("bob")), 24)
+        assert {account.name for account in store.accounts()} == {"alice", "bob"}
+        assert len(list(store.accounts())) == 2
+
     def test_a_changed_account_shows_in_its_keys(self, store: KeyStore) -> None:
         store.save_account(Account("bob"))
         bobs, bobs_secret = store.create("bob")
@@ -160,6 +252,12 @@ class KeyStoreContract(KeyLookupContract):
     def test_keys_created_by_many_threads_are_all_found(self, store: KeyStore) -> None:
         created = in_threads(lambda: store.create("alice"), 40)
         assert all(find(store, secret) == key for key, secret in created)
+
+
+def last_use(store: KeyStore, key: ApiKey) -> float | None:
+    """When ``key`` was last used, as the store has written it down."""
+    keys = {each.id: each for each in list(store.keys())}
+    return keys[key.id].last_used
 
 
 def find(store: KeyStore, secret: str) -> ApiKey | None:

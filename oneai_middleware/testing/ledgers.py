@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ..accounts import Period
 from ..errors import (
     BalanceOnHold,
     InsufficientBalance,
@@ -17,7 +18,7 @@ from ..errors import (
     ReferenceConflict,
 )
 from ..ledgers.base import Balance, Entry, Ledger, UsageRow
-from .contract import LEASE, Contract, in_threads
+from .contract import LEASE, NAMES, Contract, in_threads
 
 
 class LedgerContract(Contract):
@@ -59,10 +60,47 @@ class LedgerContract(Contract):
         assert ledger.balance("alice").topped_up == 100
         assert ledger.balance("bob") == Balance()
 
-    @pytest.mark.parametrize("amount", [0, -1])
-    def test_a_top_up_is_above_zero(self, ledger: Ledger, amount: int) -> None:
+    @pytest.mark.parametrize("amount", [0, -1, 1.5, "5", True])
+    def test_a_top_up_is_a_whole_number_above_zero(self, ledger: Ledger, amount: Any) -> None:
         with pytest.raises(ValueError, match="above zero"):
             ledger.top_up("alice", amount, "r1")
+        assert ledger.balance("alice") == Balance()
+
+    def test_nobody_owns_more_than_can_be_counted(self, ledger: Ledger) -> None:
+        for number in range(2):
+            ledger.top_up("alice", 2**61, f"r{number}")
+        for amount in (1, 2**63):
+            with pytest.raises(ValueError, match="billion"):
+                ledger.top_up("alice", amount, "r3")
+        assert ledger.balance("alice") == Balance(available=2**62, topped_up=2**62)
+        assert ledger.top_up("bob", 1, "r3") is True
+
+    @pytest.mark.parametrize("name", ["", "a" * 191, "a\0", "a\ud800"])
+    def test_what_is_no_name_is_not_booked(self, ledger: Ledger, name: str) -> None:
+        for account, reference in (("alice", name), (name, "r1")):
+            with pytest.raises(ValueError, match="190"):
+                ledger.top_up(account, 1, reference)
+        assert ledger.balance("alice") == Balance()
+
+    def test_names_are_told_apart_to_the_letter(self, ledger: Ledger) -> None:
+        for amount, name in enumerate(NAMES, 1):
+            assert ledger.top_up(name, amount, name) is True
+        for amount, name in enumerate(NAMES, 1):
+            hold(ledger, draft(f"c{amount}", account=name), amount, amount)
+            ledger.settle(draft(f"c{amount}", account=name, cost=amount))
+        for amount, name in enumerate(NAMES, 1):
+            assert ledger.balance(name) == Balance(spent=amount, topped_up=amount)
+            assert [row.cost for row in ledger.entries(name)] == [amount]
+
+    def test_threads_that_top_up_a_new_account_lose_nothing(self, ledger: Ledger) -> None:
+        numbers = itertools.count()
+
+        def top_up() -> bool:
+            number = next(numbers)
+            return ledger.top_up(f"new{number // 8}", 7, f"r{number}")
+
+        assert all(in_threads(top_up, 64))
+        assert [ledger.balance(f"new{number}").available for number in range(8)] == [56] * 8
 
     def test_threads_book_a_reference_once(self, ledger: Ledger) -> None:
         booked = in_threads(lambda: ledger.top_up("alice", 7, "r1"), 24)
@@ -145,6 +183,33 @@ class LedgerContract(Contract):
             hold(ledger, draft("b", key="k1"), 11, 11, budget=100)
         ledger.settle(draft("a", key="k1", cost=5))
         assert hold(ledger, draft("b", key="k1"), 11, 200, budget=100) == 95
+
+    @pytest.mark.parametrize(("period", "days"), [("day", 1), ("month", 31)])
+    def test_a_budget_is_whole_again_in_the_next_period(
+        self, ledger: Ledger, period: Period, days: int
+    ) -> None:
+        ledger.top_up("alice", 1_000, "r1")
+        for call in ("a", "b"):
+            assert hold(ledger, draft(call, key="k1"), 60, 60, 100, period) == 60
+            ledger.settle(draft(call, key="k1", cost=60))
+            with pytest.raises(KeyBudgetExhausted):
+                hold(ledger, draft("c", key="k1"), 41, 60, 100, period)
+            assert hold(ledger, draft(f"{call}2", key="k1"), 40, 60, 100, period) == 40
+            ledger.settle(draft(f"{call}2", key="k1", cost=40))
+            self.pass_time(days * 86_400)
+        assert ledger.balance("alice") == Balance(available=800, spent=200, topped_up=1_000)
+
+    @pytest.mark.parametrize("prepaid", [True, False])
+    def test_a_call_counts_in_the_period_it_began_in(self, ledger: Ledger, prepaid: bool) -> None:
+        ledger.top_up("alice", 1_000, "r1")
+        for call in ("a", "lost"):
+            entry = draft(call, key="k1", prepaid=prepaid)
+            hold(ledger, entry, 40, 40, 100, "day")
+            ledger.checkpoint(entry._replace(cost=40), lease=LEASE)
+        self.pass_time(86_400)
+        ledger.settle(draft("a", key="k1", prepaid=prepaid, cost=40))
+        assert ledger.sweep() == 1
+        assert hold(ledger, draft("b", key="k1"), 100, 100, 100, "day") == 100
 
     # --- settling
 
@@ -359,9 +424,16 @@ def draft(request_id: str, **fields: Any) -> Entry:
     return Entry(**{"request_id": request_id, "account": "alice", **fields})
 
 
-def hold(ledger: Ledger, entry: Entry, least: int, most: int, budget: int | None = None) -> int:
+def hold(
+    ledger: Ledger,
+    entry: Entry,
+    least: int,
+    most: int,
+    budget: int | None = None,
+    period: Period | None = None,
+) -> int:
     """A hold with the usual lease."""
-    return ledger.hold(entry, least=least, most=most, lease=LEASE, budget=budget)
+    return ledger.hold(entry, least=least, most=most, lease=LEASE, budget=budget, period=period)
 
 
 def try_hold(ledger: Ledger, entry: Entry, amount: int) -> bool:

@@ -43,7 +43,11 @@ class CountingStore(MemoryKeyStore):
 
 class TestCachedKeyStore(KeyStoreContract):
     def make_store(self):
-        return CachedKeyStore(MemoryKeyStore([DeclaredAccount(self.alice)]), clock=FakeClock())
+        self.clock = FakeClock()
+        return CachedKeyStore(MemoryKeyStore([DeclaredAccount(self.alice)]), clock=self.clock)
+
+    def advance(self, seconds):
+        self.clock.advance(seconds)
 
 
 @pytest.fixture

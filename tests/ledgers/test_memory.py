@@ -1,3 +1,5 @@
+import time
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -25,8 +27,8 @@ def fork(monkeypatch):
 
 class TestMemoryLedger(LedgerContract):
     def make_ledger(self):
-        self.clock = FakeClock()
-        return MemoryLedger(clock=self.clock)
+        self.clock = FakeClock(time.time())
+        return MemoryLedger(clock=self.clock, now=lambda: datetime.fromtimestamp(self.clock(), UTC))
 
     def advance(self, seconds):
         self.clock.advance(seconds)

@@ -1,4 +1,4 @@
-"""The Django app: it registers the system checks, and nothing else."""
+"""The Django app: its tables, its admin and the system checks."""
 
 from __future__ import annotations
 

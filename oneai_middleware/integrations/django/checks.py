@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.urls import URLResolver, get_resolver
 from django.views.debug import SafeExceptionReporterFilter
 
 from ...errors import ConfigurationError
@@ -17,11 +18,12 @@ from ...rate_limiters.memory import MemoryRateLimiter
 from .conf import SETTING, gateway
 
 MIDDLEWARE = "oneai_middleware.integrations.django.middleware.OneAIMiddleware"
+API = "oneai_middleware.integrations.django.urls.api"
 
 
 @register
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """The ``ONEAI`` setting and where the middleware stands."""
+    """The ``ONEAI`` setting and where the API is mounted."""
     try:
         ours = gateway()
     except ConfigurationError as error:
@@ -60,26 +62,54 @@ def _memory(ours: Gateway) -> Iterator[CheckMessage]:
         yield Warning(
             "Balances are kept in memory: they are gone when the process is, and with several "
             "worker processes prepaid accounts are refused.",
-            hint=f"Keep keys and money in a database, or set {SETTING}['LEDGER'] to 'unlimited'.",
+            hint=f"Keep keys and money in a database: set {SETTING}['KEY_STORE'] to 'django'.",
             id="oneai.W003",
         )
 
 
 def _place() -> Iterator[CheckMessage]:
     names = list(django_settings.MIDDLEWARE)
-    if MIDDLEWARE not in names:
+    included = sorted(_included())
+    if MIDDLEWARE not in names and not included:
         yield Error(
-            "The app is installed but its middleware is not, so nothing answers.",
+            "The app is installed but the API is not mounted, so nothing answers.",
             hint=f"Put {MIDDLEWARE!r} first in MIDDLEWARE.",
             id="oneai.E002",
         )
-    elif names[0] != MIDDLEWARE:
+    elif MIDDLEWARE in names and names[0] != MIDDLEWARE:
         yield Warning(
             f"OneAIMiddleware stands behind {names[0]!r} in MIDDLEWARE: what stands before it may "
             "read the body, compress streams or refuse API clients.",
             hint="Put it first.",
             id="oneai.W004",
         )
+    if included and MIDDLEWARE in names:
+        yield Warning(
+            f"The API is mounted twice: by the middleware, and in the URLs at {included[0]!r}.",
+            hint="Remove one of the two.",
+            id="oneai.W007",
+        )
+    elif included and "MOUNT" in getattr(django_settings, SETTING, {}):
+        yield Warning(
+            f"{SETTING}['MOUNT'] is not used: the API is where the URLs include it, at "
+            f"{included[0]!r}.",
+            hint="Remove the setting.",
+            id="oneai.W008",
+        )
+
+
+def _included() -> Iterator[str]:
+    """Where the project's URLs include the API."""
+    if getattr(django_settings, "ROOT_URLCONF", None):
+        yield from _places(get_resolver().url_patterns, "/")
+
+
+def _places(patterns: Iterable[Any], before: str) -> Iterator[str]:
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _places(pattern.url_patterns, before + str(pattern.pattern))
+        elif pattern.lookup_str == API:
+            yield before
 
 
 def _passwords(value: Any, where: str) -> Iterator[CheckMessage]:

@@ -89,6 +89,16 @@ def database_scope() -> Iterator[None]:
                     closing.callback(connection.close)
 
 
+def close_connections() -> None:
+    """Close this thread's connections to databases, but for those inside a transaction.
+
+    An answer may take minutes, and nothing asks a database meanwhile.
+    """
+    for connection in _open():
+        if not connection.in_atomic_block:
+            connection.close()
+
+
 def _open() -> list[Any]:
     """This thread's connections that are open."""
     return [c for c in connections.all(initialized_only=True) if c.connection is not None]

@@ -7,16 +7,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import django
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connections
+from django.db import OperationalError, connections, transaction
 from django.test import Client, override_settings
 from django.test.utils import setup_test_environment
 
+from oneai_middleware.integrations.django.conf import database_scope
 from oneai_middleware.secret import new_secret
 
 HERE = Path(__file__).parent
@@ -29,6 +31,11 @@ from project import settings as project  # noqa: E402
 settings.configure(**{name: value for name, value in vars(project).items() if name.isupper()})
 django.setup()
 setup_test_environment()
+from django.contrib.admin.models import LogEntry  # noqa: E402
+from django.contrib.auth.models import User  # noqa: E402
+from django.contrib.sessions.models import Session  # noqa: E402
+from project.databases import database as database_at  # noqa: E402
+from project.routers import Chosen  # noqa: E402
 
 MODELS = {
     "bot": {"routes": ["echo/bot"], "input": "1", "output": "2"},
@@ -67,6 +74,107 @@ def empty(database: Path) -> Iterator[None]:
     call_command("flush", interactive=False, verbosity=0)
     yield
     call_command("flush", interactive=False, verbosity=0)
+
+
+# --- our tables on every kind of database --------------------------------------------
+
+
+class Engine(NamedTuple):
+    """A database with our tables: its name in ``DATABASES``, and where it is."""
+
+    alias: str
+    place: str
+
+
+SERVERS = {
+    "postgresql": ("ONEAI_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/test"),
+    "mariadb": ("ONEAI_TEST_MARIADB_URL", "mariadb://root@127.0.0.1:3306/test"),
+}
+
+
+@pytest.fixture(scope="session", params=["sqlite", *SERVERS])
+def engine(request: Any, database: Path, require: Callable[..., None]) -> Iterator[Engine]:
+    """Each kind of database, with the project's tables in one of the tests' own."""
+    alias = request.param
+    if alias == "sqlite":
+        yield Engine("default", str(database))
+        return
+    variable, default = SERVERS[alias]
+    server = os.environ.get(variable, default)
+    place = f"{server.rpartition('/')[0]}/oneai_django_{os.getpid()}"
+    _add(alias, server)
+    try:
+        _run(alias, f"CREATE DATABASE oneai_django_{os.getpid()}")
+    except OperationalError as error:
+        require(False, f"no {alias} at ${variable}: {type(error.__cause__).__name__}")
+    _add(alias, place)
+    call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
+    connections[alias].close()
+    yield Engine(alias, place)
+    _add(alias, server)
+    _run(alias, f"DROP DATABASE oneai_django_{os.getpid()}")
+    del connections[alias]
+    del connections.settings[alias]
+
+
+def _add(alias: str, place: str) -> None:
+    """Let ``alias`` be the database at ``place`` from now on."""
+    known = {"default": connections.settings["default"], alias: database_at(place)}
+    connections.settings[alias] = connections.configure_settings(known)[alias]
+    connections[alias] = connections.create_connection(alias)
+
+
+def _run(alias: str, statement: str) -> None:
+    with connections[alias].cursor() as cursor:
+        cursor.execute(statement)
+    connections[alias].close()
+
+
+@pytest.fixture
+def tables(engine: Engine) -> Iterator[Engine]:
+    """The same, with our tables empty and in use."""
+    _wipe(engine.alias, *apps.get_app_config("oneai").get_models())
+    Chosen.alias = engine.alias
+    yield engine
+    Chosen.alias = None
+
+
+@pytest.fixture
+def clean(database: Path) -> None:
+    """No users, no sessions, and nothing in our tables."""
+    ours = apps.get_app_config("oneai").get_models()
+    _wipe("default", User, User.user_permissions.through, Session, LogEntry, *ours)
+
+
+def _wipe(alias: str, *models: Any) -> None:
+    """Empty the tables of ``models``, each after those that refer to it."""
+    with transaction.atomic(using=alias), connections[alias].cursor() as cursor:
+        for model in reversed(models):
+            cursor.execute(f"DELETE FROM {model._meta.db_table}")
+
+
+class InScope:
+    """A store whose methods run as the gateway runs them."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        def run(*arguments: Any, **named: Any) -> Any:
+            with database_scope():
+                return method(*arguments, **named)
+
+        return run
+
+
+@pytest.fixture(scope="session")
+def in_scope() -> Callable[[Any], InScope]:
+    return InScope
+
+
+# --- a gateway in the project -----------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -114,17 +222,44 @@ def use(oneai: dict[str, Any]) -> Iterator[Callable[..., Client]]:
         override.disable()
 
 
+@pytest.fixture
+def use_included(use: Callable[..., Client], oneai: dict[str, Any]) -> Callable[..., Client]:
+    """The same with the API in the project's URLs, and with keys and money in its database."""
+
+    def use_included(**changes: Any) -> Client:
+        middleware = [*settings.MIDDLEWARE[1:], "project.middleware.counting"]
+        return use(
+            **{
+                "ROOT_URLCONF": "project.included",
+                "MIDDLEWARE": middleware,
+                "KEY_STORE": "django",
+                "ACCOUNTS": {},
+                "SHOP_ACCOUNTS": oneai["ACCOUNTS"],
+                **changes,
+            }
+        )
+
+    return use_included
+
+
 @pytest.fixture(scope="session")
 def project_environment(database: Path, oneai: dict[str, Any]) -> Callable[..., dict[str, str]]:
-    """The environment of a process that runs the project."""
+    """The environment of a process that runs the project.
 
-    def environment(**changes: Any) -> dict[str, str]:
+    With ``included`` its URLs include the API, and its database has keys and money.
+    """
+
+    def environment(*, included: bool = False, **changes: Any) -> dict[str, str]:
+        if included:
+            changes |= {"KEY_STORE": "django", "ACCOUNTS": {}}
         return {
             **os.environ,
             "PYTHONPATH": str(HERE),
             "PYTHONWARNINGS": "error",
             "DJANGO_SETTINGS_MODULE": "project.settings",
             "PROJECT_DATABASE": str(database),
+            "PROJECT_INCLUDED": str(int(included)),
+            "PROJECT_ACCOUNTS": json.dumps(oneai["ACCOUNTS"]),
             "PROJECT_ONEAI": json.dumps({**oneai, **changes}),
         }
 

@@ -44,10 +44,16 @@ def test_nothing_is_said_when_all_is_right(use):
         ("E002", {"MIDDLEWARE": [OTHER]}, OURS),
         ("W001", {"PROVIDERS": {}, "MODELS": {}}, "PROVIDERS"),
         ("W002", {"RATE_LIMITER": "memory"}, "N worker processes"),
-        ("W003", {"LEDGER": "memory"}, "unlimited"),
+        ("W003", {"LEDGER": "memory"}, "'KEY_STORE'] to 'django'"),
         ("W004", {"MIDDLEWARE": [OTHER, OURS]}, OTHER),
         ("W005", {"TOP_UP_URL": "https://me:pa55@shop.example/"}, "ONEAI['TOP_UP_URL']"),
         ("W006", {"ASGI_APPLICATION": "project.asgi.application"}, "wsgi.py"),
+        ("W007", {"ROOT_URLCONF": "project.included"}, "'/oneai/'"),
+        (
+            "W008",
+            {"ROOT_URLCONF": "project.included", "MIDDLEWARE": [OTHER], "MOUNT": "/ai"},
+            "'/oneai/'",
+        ),
     ],
 )
 def test_each_mistake_is_named_and_nothing_else(use, id, changes, word):
@@ -56,6 +62,16 @@ def test_each_mistake_is_named_and_nothing_else(use, id, changes, word):
     assert set(messages) == {id}
     assert word in messages[id]
     assert "pa55" not in messages[id]
+
+
+def test_the_api_may_be_in_the_projects_urls_alone(use):
+    use(**SOUND, ROOT_URLCONF="project.included", MIDDLEWARE=[OTHER])
+    assert found() == {}
+
+
+def test_keys_and_money_in_the_projects_database_are_right_for_several_processes(use):
+    use(**{**SOUND, "LEDGER": None, "KEY_STORE": "django", "ACCOUNTS": {}})
+    assert found() == {}
 
 
 def test_memory_is_no_fault_in_a_test_run(use, monkeypatch):

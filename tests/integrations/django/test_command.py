@@ -71,6 +71,43 @@ def test_a_mistake_in_the_settings_stops_manage_py(project_environment, command)
     assert "did you mean 'MOUNT'" in done.stdout
 
 
+@pytest.mark.usefixtures("empty")
+def test_from_nothing_to_a_funded_key_and_back(use, capsys):
+    use(KEY_STORE="django", ACCOUNTS={})
+    assert run("db", "upgrade").count("by `manage.py migrate`") == 2
+    made = run(
+        "keys", "create", "alice", "--tier", "pro", "--label", "ci", "--expires", "2100-01-01"
+    )
+    assert "account  alice (tier pro)" in made
+    assert "available  25.00" in run("top-up", "alice", "25", "--reference", "r1")
+    assert "was booked before" in run("top-up", "alice", "25", "--reference", "r1")
+    key = made.split()[made.split().index("id") + 1]
+    assert key in run("keys", "rotate", key, "--overlap", "1h") + run("keys", "list", "alice")
+    run("keys", "revoke", key)
+    assert f"{key}  alice" in run("keys", "list")
+    assert "revoked" in run("keys", "list")
+    assert "25.00" in run("accounts", "list")
+    assert "ok" in run("audit")
+    assert "settled  0 lost calls" in run("sweep")
+    assert "DAY" in run("usage", "alice")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_tables_that_are_missing_are_named(project_environment, tmp_path):
+    environment = project_environment(included=True)
+    environment["PROJECT_DATABASE"] = str(tmp_path / "empty.sqlite3")
+    done = manage(environment, "oneai", "keys", "list")
+    assert done.returncode == 1
+    assert "Run `manage.py migrate`" in done.stdout
+    assert manage(environment, "migrate", "--run-syncdb").returncode == 0
+    assert manage(environment, "oneai", "keys", "list").returncode == 0
+
+
+def test_the_models_are_as_the_migrations_make_them(project_environment):
+    done = manage(project_environment(), "makemigrations", "--check", "--dry-run", "oneai")
+    assert (done.returncode, "No changes" in done.stdout) == (0, True)
+
+
 def manage(environment, *arguments):
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],

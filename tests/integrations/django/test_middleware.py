@@ -1,16 +1,22 @@
 import asyncio
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished, request_started
+from django.db import connections
 from django.test import AsyncClient, Client, RequestFactory, override_settings
+from project.routers import Chosen
 
 from oneai_middleware import ConfigurationError
+from oneai_middleware.integrations.django.bridge import respond
 from oneai_middleware.integrations.django.conf import gateway
-from oneai_middleware.integrations.django.middleware import OneAIMiddleware, respond
+from oneai_middleware.integrations.django.middleware import OneAIMiddleware
 from oneai_middleware.key_stores.base import KeyStore
 
 OURS = "oneai_middleware.integrations.django.middleware.OneAIMiddleware"
@@ -84,6 +90,29 @@ def test_a_project_whose_key_store_is_down_serves_its_own_pages(use, secret):
     assert client.get("/page/").status_code == 200
     reply = post(client, secret)
     assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_unavailable")
+    assert client.get("/page/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (None, "no such table: oneai_apikey; are its tables there"),
+        ("/nowhere/at all", "unable to open database file"),
+    ],
+)
+def test_a_database_that_cannot_be_used_gives_nothing_away(
+    use, secret, monkeypatch, caplog, file, said
+):
+    monkeypatch.setattr(Chosen, "alias", "other")
+    monkeypatch.setitem(connections.settings["other"], "ATOMIC_REQUESTS", False)
+    if file:
+        monkeypatch.setitem(connections["other"].settings_dict, "NAME", file)
+    client = use(KEY_STORE="django", ACCOUNTS={})
+    assert client.get("/page/").status_code == 200
+    reply = post(client, secret)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "store_unavailable")
+    assert "table" not in reply.json()["error"]["message"]
+    assert said in caplog.text
     assert client.get("/page/").status_code == 200
 
 
@@ -266,3 +295,45 @@ def test_a_header_sent_twice_arrives_twice():
     reply = respond(application, {})
     assert reply["Vary"] == "Origin, Cookie"
     assert "Content-Type" not in reply
+
+
+# --- where the app is not installed -------------------------------------------------------
+
+WITHOUT_THE_APP = """
+import django
+from django.conf import settings
+settings.configure(INSTALLED_APPS=[], ONEAI={"KEY_STORE": "django"}, DATABASES={}, MIDDLEWARE=[
+    "oneai_middleware.integrations.django.middleware.OneAIMiddleware"
+])
+from django.core.wsgi import get_wsgi_application
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            f"{WITHOUT_THE_APP}get_wsgi_application()",
+            "to INSTALLED_APPS and run `manage.py migrate`",
+        ),
+        (
+            "from oneai_middleware import Gateway\nGateway(key_store='django')",
+            "settings are not configured",
+        ),
+        (
+            f"{WITHOUT_THE_APP}settings.ONEAI = {{}}\nget_wsgi_application()\nprint('it starts')",
+            "it starts",
+        ),
+    ],
+)
+def test_the_database_is_for_projects_that_have_the_app(source, said):
+    environment = {name: text for name, text in os.environ.items() if "DJANGO" not in name}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", source],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    last = (done.stdout + done.stderr).strip().splitlines()[-1]
+    assert said in last
+    assert "starts" in last or "ConfigurationError: key_store: " in last

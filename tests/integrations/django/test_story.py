@@ -1,7 +1,8 @@
 """One chat request in a Django project, under every way to run one, and how it may end.
 
 Django's test client, the live server of its test cases, ``runserver`` and gunicorn;
-the project has CSRF checks, GZip, APPEND_SLASH and ATOMIC_REQUESTS switched on.
+the project has CSRF checks, GZip, APPEND_SLASH and ATOMIC_REQUESTS switched on. Once
+more where its URLs include the API, with keys and money in its database.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.test import Client, LiveServerTestCase
 from django.test.testcases import LiveServerThread
 
@@ -193,23 +195,36 @@ SERVERS = {
 }
 
 
-@pytest.fixture(scope="module", params=["client", "live server", *SERVERS])
-def ask(request: Any, project_environment: Any, eventually: Any) -> Iterator[Callable[..., Any]]:
+@pytest.fixture(
+    scope="module",
+    params=["client", "live server", *SERVERS, "client, included", "gunicorn, included"],
+)
+def way(request: Any) -> str:
     """Each way to run the project."""
-    if request.param == "client":
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def ask(way: str, project_environment: Any, eventually: Any) -> Iterator[Callable[..., Any]]:
+    """The means to ask it."""
+    name, _, included = way.partition(", ")
+    if name == "client":
         yield ask_client()
-    elif request.param == "live server":
+    elif name == "live server":
         with live_server() as port:
             yield ask_port(port)
     else:
-        with listening(project_environment(), eventually, *SERVERS[request.param]) as port:
+        environment = project_environment(included=bool(included))
+        with listening(environment, eventually, *SERVERS[name]) as port:
             yield ask_port(port)
 
 
 @pytest.fixture
-def place(use: Any, ask: Any, secret: str, bobs_key: str, eventually: Any) -> Place:
+def place(
+    use: Any, use_included: Any, way: str, ask: Any, secret: str, bobs_key: str, eventually: Any
+) -> Place:
     """Conformance 10: the project with fresh books, under each way to run it."""
-    use()
+    (use_included if "included" in way else use)()
     place = Place(ask, {"alice": secret, "bob": bobs_key}, eventually)
     assert place.ask("GET", "/fresh/").read() == b"fresh"
     return place
@@ -322,3 +337,46 @@ def test_a_host_function_answers_from_the_database(place: Place) -> None:
     reply = place.chat(model="notes", stream=True)
     assert reply.read().endswith(b"data: [DONE]\n\n")
     place.assert_spent("answered", "answered", prompt=2 * PROMPT)
+
+
+# --- many at once ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("streams", [50, pytest.param(200, marks=pytest.mark.soak)])
+def test_open_streams_hold_no_connection_to_the_database(
+    engine: Any, project_environment: Any, eventually: Any, streams: int
+) -> None:
+    key = new_secret()
+    alice = {"tier": "enterprise", "balance": "1", "keys": [key]}
+    environment = project_environment(included=True) | {
+        "PROJECT_DATABASE": engine.place,
+        "PROJECT_ACCOUNTS": json.dumps({"alice": alice}),
+    }
+    threads = str(streams + 10)
+    command = [threads if word == "8" else word for word in SERVERS["gunicorn"]]
+    with listening(environment, eventually, *command) as port:
+        place = Place(ask_port(port), {"alice": key}, eventually)
+        assert place.ask("GET", "/fresh/").read() == b"fresh"
+        replies = [place.chat(model="pausing", stream=True) for _ in range(streams)]
+        for reply in replies:
+            assert b'"one "' in reply.event()
+        eventually(lambda: connected(engine.alias) == 0)
+        for number, reply in enumerate(replies, 1):
+            reply.leave()
+            if number % 25 == 0:  # all at once would be more than the server takes
+                eventually(lambda: len(place.books()["entries"]) == number, 30)  # noqa: B023
+        books = place.books()
+    assert books["balance"]["spent"] == streams * (PROMPT * INPUT + 2 * OUTPUT)
+    assert (books["balance"]["held"], books["faults"]) == (0, [])
+
+
+def connected(alias: str) -> int:
+    """How many others are connected to our database."""
+    connection = connections[alias]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return int(cursor.fetchone()[0])

@@ -1,5 +1,7 @@
 """The project's own pages."""
 
+from django.conf import settings
+from django.contrib import admin
 from django.core.signals import setting_changed
 from django.db import connection
 from django.http import HttpResponse, JsonResponse
@@ -9,6 +11,7 @@ from oneai_middleware.accounts import Limits
 from oneai_middleware.errors import RateLimitExceeded
 from oneai_middleware.integrations.django.conf import gateway
 from oneai_middleware.rate_limiters.base import Claim
+from project.accounts import begin
 from project.models import Note
 
 
@@ -50,10 +53,13 @@ def free_slots(limiter, name):
 def fresh(request):
     """Begin with new books, as after a start."""
     setting_changed.send(sender=None, setting="ONEAI", value=None, enter=True)
+    if settings.ONEAI.get("KEY_STORE") == "django":
+        begin(settings.SHOP_ACCOUNTS)
     return HttpResponse("fresh")
 
 
 urlpatterns = [
+    path("admin/", admin.site.urls),
     path("fresh/", fresh),
     path("page/", page),
     path("broken/", broken),

@@ -1,0 +1,1 @@
+"""What the SQL key store and the SQL ledger share: tables, engine, migrations."""

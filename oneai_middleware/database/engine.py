@@ -1,0 +1,170 @@
+"""One database: its engine in every process, its transactions, its version."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..errors import StoreUnavailable
+from ..per_process import PerProcess
+from .kinds import abandon, is_passing, make_engine, read_url
+
+T = TypeVar("T")
+
+TRIES = 5
+"""How often a transaction is begun that the database breaks off in favour of another."""
+
+
+class Database:
+    """The database at ``url``. One object serves all threads and survives a fork.
+
+    Nothing is connected to before it is used. A SQLite file makes and upgrades its
+    own tables; a server's are made by ``oneai db upgrade``.
+    """
+
+    def __init__(self, url: str | sa.URL) -> None:
+        self.url = read_url(url)
+        self.kind = self.url.get_backend_name()
+        self._made: tuple[int, sa.Engine] | None = None
+        self._making = PerProcess(threading.Lock)
+        self._prepared = PerProcess(threading.Event)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of this process."""
+        made = self._made
+        if made is None or made[0] != os.getpid():
+            with self._making():
+                made = self._made
+                if made is None or made[0] != os.getpid():
+                    if made is not None:
+                        abandon(made[1])
+                    self._made = made = os.getpid(), make_engine(self.url)
+        return made[1]
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection that only looks; otherwise as :meth:`transaction`."""
+        with self._errors():
+            self._prepare()
+            with self.engine.connect().execution_options(oneai_reading=True) as connection:
+                yield connection
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection in a transaction, committed at the end, undone if anything is
+        raised.
+
+        :raises StoreUnavailable: the database cannot be used within two seconds, or
+            its tables are missing or of another version.
+        """
+        with self._errors():
+            self._prepare()
+            with self.engine.begin() as connection:
+                yield connection
+
+    def run(self, act: Callable[[sa.Connection], T]) -> T:
+        """Do ``act`` in a :meth:`transaction`, and again if that was broken off."""
+        for _ in range(TRIES - 1):
+            try:
+                with self.transaction() as connection:
+                    return act(connection)
+            except StoreUnavailable as error:
+                if not is_passing(error.__cause__):
+                    raise
+        with self.transaction() as connection:
+            return act(connection)
+
+    @contextlib.contextmanager
+    def patiently_reading(self) -> Iterator[sa.Connection]:
+        """The same as :meth:`reading`, for what may take long because nobody waits."""
+        with self._errors(), _patient_engine(self.url) as engine:
+            self._prepare()
+            with engine.connect().execution_options(oneai_reading=True) as connection:
+                yield connection
+
+    def upgrade(self) -> str:
+        """Bring the tables to this package's version; what was done, in words.
+
+        :raises StoreUnavailable: the database cannot be used, or its tables are newer
+            than this package.
+        """
+        from .schema import newest, upgrade, version, versions
+
+        with self._errors():
+            before = version(self.engine)
+            if before == newest():
+                return f"{self.kind}: is at version {before}"
+            if before not in (None, *versions()):
+                raise _unusable(
+                    f"the tables are of version {before}, which this package does not know: "
+                    "upgrade oneai_middleware"
+                )
+            with _patient_engine(self.url) as engine:
+                upgrade(engine)
+        return f"{self.kind}: upgraded from {before or 'nothing'} to version {newest()}"
+
+    def _prepare(self) -> None:
+        """See to the tables, once in every process. No lock is held: where the database
+        is down, one after the other would wait for it."""
+        from .schema import newest, version
+
+        prepared = self._prepared()
+        if prepared.is_set():
+            return
+        if self.kind == "sqlite":
+            self.upgrade()
+        elif (found := version(self.engine)) != newest():
+            raise _unusable(
+                f"{self.kind}: the tables are {f'of version {found}' if found else 'missing'}, "
+                f"and not of version {newest()}: run `oneai db upgrade`"
+            )
+        prepared.set()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Name the cause in the words of the driver: without the statement and its
+        values, and without the password."""
+        try:
+            yield
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            cause = getattr(error, "orig", None) or error
+            words = " ".join(str(cause).split())[:300]
+            if self.url.password:
+                words = words.replace(str(self.url.password), "***")
+            raise _unusable(f"{self.kind}: {type(cause).__name__}: {words}") from error
+
+
+def database_at(url: str) -> Database:
+    """The database at ``url``: the same object for all parts that use it."""
+    return _database(read_url(url))
+
+
+@functools.lru_cache(maxsize=64)
+def _database(url: sa.URL) -> Database:
+    return Database(url)
+
+
+def _unusable(detail: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        "The service cannot check your account at the moment. Try again shortly.",
+        detail=detail,
+        retry_after=1,
+    )
+
+
+@contextlib.contextmanager
+def _patient_engine(url: sa.URL) -> Iterator[sa.Engine]:
+    engine = make_engine(url, patient=True)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

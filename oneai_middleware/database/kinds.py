@@ -1,0 +1,209 @@
+"""What each kind of database needs: its driver, its limits of time, its beginnings."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
+
+from ..errors import ConfigurationError
+from .patience import ABANDONED, BUSY, PATIENCE, SILENCE
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mariadb+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+_EXTRAS = {"postgresql": "postgresql", "mysql": "mariadb", "mariadb": "mariadb"}
+
+
+def read_url(given: str | sa.URL) -> sa.URL:
+    """A database's address, with the driver that we use for its kind.
+
+    :raises ConfigurationError: it is none.
+    """
+    try:
+        url = sa.make_url(given)
+        driver = _DRIVERS[url.drivername.partition("+")[0]]
+    except (sa.exc.ArgumentError, KeyError, ValueError):
+        raise ConfigurationError(
+            "a database's address, such as 'sqlite:///oneai.db' or 'postgresql://user@host/name'"
+        ) from None
+    if driver == "sqlite":
+        url = _file_url(url)
+    return url if "+" in url.drivername else url.set(drivername=driver)
+
+
+def _file_url(url: sa.URL) -> sa.URL:
+    """The same file from whatever folder the process goes to."""
+    file = url.database
+    if file in (None, "", ":memory:"):
+        raise ConfigurationError("a SQLite file, such as 'sqlite:///oneai.db'")
+    return url if file.startswith("file:") else url.set(database=str(Path(file).absolute()))
+
+
+def make_engine(url: sa.URL, *, patient: bool = False) -> sa.Engine:
+    """An engine; a ``patient`` one waits as long as it takes, and keeps no connection.
+
+    :raises ConfigurationError: the driver is not installed.
+    """
+    kind = url.get_backend_name()
+    pool = {"poolclass": sa.NullPool} if patient else _POOL
+    try:
+        engine = sa.create_engine(url, **pool, **_OPTIONS[kind](url, patient))
+    except (NoSuchModuleError, ImportError) as error:
+        extra = _EXTRAS.get(kind, "sql")
+        raise ConfigurationError(
+            f"the driver of {kind} is not installed: pip install 'oneai_middleware[{extra}]'"
+        ) from error
+    if kind == "sqlite":
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        sa.event.listen(engine, "begin", functools.partial(_begin_sqlite, _busy(patient)))
+    elif kind == "postgresql" and not patient:
+        sa.event.listen(engine, "do_connect", _connect_to_postgresql)
+    return engine
+
+
+_POOL = {
+    "pool_pre_ping": True,
+    "pool_size": 5,
+    "max_overflow": 20,
+    "pool_timeout": PATIENCE,
+}
+
+
+def abandon(engine: sa.Engine) -> None:
+    """Have done with the connections that a fork has copied into this process.
+
+    A server must not be told that they are closed: the parent goes on with them.
+    SQLite would take them for this process's own and share their locks, which it does
+    not hold: what it writes would be lost. So they are closed before it opens others.
+    """
+    engine.dispose(close=engine.dialect.name == "sqlite")
+
+
+def insert(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
+    """Write a row, unless there is one of its name; whether it was written."""
+    if connection.dialect.name == "postgresql":  # where an error ends the transaction
+        statement = postgresql.insert(table).values(values).on_conflict_do_nothing()
+        counted = statement.execution_options(preserve_rowcount=True)
+        return connection.execute(counted).rowcount > 0
+    try:
+        connection.execute(sa.insert(table).values(values))
+    except IntegrityError:
+        return False
+    return True
+
+
+def is_passing(error: BaseException | None) -> bool:
+    """Whether the database broke a transaction off only because another was in its way."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    number = error.orig.args[0] if error.orig.args else None
+    return state in ("40001", "40P01") or number in (1213, 1020)
+
+
+# --- SQLite ---------------------------------------------------------------------
+
+
+def _busy(patient: bool) -> float:
+    return 60.0 if patient else BUSY
+
+
+def _sqlite_options(url: sa.URL, patient: bool) -> dict[str, Any]:
+    return {"connect_args": {"timeout": _busy(patient)}}
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(patience: float, connection: sa.Connection) -> None:
+    raw: Any = connection.connection.driver_connection
+    if connection.get_execution_options().get("oneai_reading"):
+        raw.execute("BEGIN")
+        return
+    # One that reads first and then writes would find that others wrote meanwhile. And
+    # while SQLite waits by itself, nothing else runs in a worker of gevent's.
+    raw.execute("PRAGMA busy_timeout=0")
+    end = time.monotonic() + patience
+    try:
+        while not _has_begun(raw, at_last=time.monotonic() > end):
+            time.sleep(random.uniform(0.001, 0.02))
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
+
+
+def _has_begun(connection: sqlite3.Connection, *, at_last: bool) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if at_last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
+
+
+# --- PostgreSQL -----------------------------------------------------------------
+
+
+def _postgresql_options(url: sa.URL, patient: bool) -> dict[str, Any]:
+    # The one that fits is to be named: waiting for a lock is a part of the statement.
+    limits = {} if patient else {"lock_timeout": PATIENCE, "statement_timeout": PATIENCE + 0.05}
+    # One that lost its client in mid-transaction would keep its locks for hours.
+    limits["idle_in_transaction_session_timeout"] = ABANDONED
+    given = url.query.get("options", "")
+    words = [f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()]
+    return {
+        "connect_args": {"options": " ".join([str(given), *words]).strip(), "connect_timeout": 10},
+        # What a transaction reads must be what its updates meet.
+        "isolation_level": "READ COMMITTED",
+    }
+
+
+def _connect_to_postgresql(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
+    from .postgresql import ImpatientConnection
+
+    return ImpatientConnection.connect(*arguments, **options)
+
+
+# --- MariaDB --------------------------------------------------------------------
+
+
+def _mariadb_options(url: sa.URL, patient: bool) -> dict[str, Any]:
+    settings = {
+        "time_zone": "'+00:00'",  # elsewhere an hour comes twice where clocks are put back
+        "sql_mode": "CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')",  # nothing is cut to fit
+        "idle_transaction_timeout": ABANDONED,
+    }
+    connect: dict[str, Any] = {"charset": "utf8mb4"}
+    if not patient:
+        lock = max(1, round(PATIENCE))
+        settings |= {"max_statement_time": PATIENCE, "innodb_lock_wait_timeout": lock}
+        names = ("connect_timeout", "read_timeout", "write_timeout")
+        connect |= dict.fromkeys(names, SILENCE)
+    said = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return {
+        "connect_args": {**connect, "init_command": f"SET {said}"},
+        "isolation_level": "READ COMMITTED",
+    }
+
+
+_OPTIONS = {
+    "sqlite": _sqlite_options,
+    "postgresql": _postgresql_options,
+    "mysql": _mariadb_options,
+    "mariadb": _mariadb_options,
+}

@@ -1,0 +1,224 @@
+"""Databases that are down, silent, locked or exhausted: known soon, and nothing half-done."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from oneai_middleware.database.engine import Database
+from oneai_middleware.database.tables import BALANCES
+from oneai_middleware.errors import StoreUnavailable
+from oneai_middleware.ledgers.base import Balance
+from oneai_middleware.ledgers.sql import SQLLedger
+from oneai_middleware.testing import draft, hold
+
+SOON = 4.0
+"""Seconds in which a caller is told that the database does not answer: two are promised,
+and a machine may have other things to do."""
+
+on_a_server = pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
+on_any = pytest.mark.parametrize("database", ["sqlite", "postgresql", "mariadb"], indirect=True)
+
+
+@contextmanager
+def refused_soon(soon: float = SOON) -> Iterator[Any]:
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable) as refused:
+        yield refused
+    assert time.monotonic() - began < soon
+    assert refused.value.status == 503
+    assert refused.value.headers()[0] == ("Retry-After", "1")
+
+
+@contextmanager
+def locked(database: Database) -> Iterator[None]:
+    """Another session has changed alice's row and not said yet whether that holds."""
+    with database.transaction() as connection:
+        connection.execute(sa.update(BALANCES).values(held=BALANCES.c.held))
+        yield
+
+
+@pytest.fixture
+def ledger(empty_database: Database) -> SQLLedger:
+    """One in which alice owns 100."""
+    ledger = SQLLedger(empty_database)
+    ledger.top_up("alice", 100, "r1")
+    return ledger
+
+
+# --- silent -----------------------------------------------------------------------
+
+
+@on_a_server
+def test_a_server_that_falls_silent_is_given_up_soon_by_everyone_and_asked_again(
+    ledger: SQLLedger, proxied: Database, proxy: Any
+) -> None:
+    seen = SQLLedger(proxied)
+    assert seen.balance("alice").available == 100
+    proxy.silent = True
+
+    def ask(number: int) -> None:
+        with refused_soon(2 * SOON):
+            hold(seen, draft(f"c{number}"), 10, 60)
+
+    callers = 30  # more than there are connections
+    with ThreadPoolExecutor(callers) as pool:
+        assert len(list(pool.map(ask, range(callers)))) == callers
+    proxy.silent = False
+    assert hold(seen, draft("a"), 10, 60) == 60
+    assert ledger.balance("alice") == Balance(available=40, held=60, topped_up=100)
+
+
+@on_a_server
+def test_what_a_silent_server_was_told_before_is_done_whole_or_not_at_all(
+    ledger: SQLLedger, proxied: Database, proxy: Any
+) -> None:
+    SQLLedger(proxied).balance("alice")
+
+    def fall_silent(*_: Any) -> None:
+        proxy.silent = True
+
+    sa.event.listen(proxied.engine, "after_cursor_execute", fall_silent)
+    with refused_soon():
+        hold(SQLLedger(proxied), draft("a"), 10, 60)
+    proxy.cut()
+    assert ledger.audit() == []
+    assert hold(ledger, draft("a"), 10, 60) == 60
+
+
+# --- down -------------------------------------------------------------------------
+
+
+@on_a_server
+def test_a_server_that_was_restarted_between_two_calls_is_connected_to_anew(
+    ledger: SQLLedger, proxied: Database, proxy: Any
+) -> None:
+    seen = SQLLedger(proxied)
+    with ThreadPoolExecutor(4) as pool:
+        assert {b.available for b in pool.map(lambda _: seen.balance("alice"), range(8))} == {100}
+        proxy.cut()
+        assert {b.available for b in pool.map(lambda _: seen.balance("alice"), range(8))} == {100}
+
+
+@on_a_server
+def test_a_transaction_that_loses_its_connection_is_undone(
+    ledger: SQLLedger, proxied: Database, proxy: Any
+) -> None:
+    with refused_soon(), proxied.transaction() as connection:
+        connection.execute(sa.update(BALANCES).values(available=0))
+        proxy.cut()
+        connection.execute(sa.update(BALANCES).values(available=1))
+    assert ledger.balance("alice").available == 100
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_a_server_that_is_down_is_named_with_the_cause_and_without_the_password(kind: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        database = Database(f"{kind}://shop:geheim@127.0.0.1:{port}/shop")
+        with refused_soon() as refused:
+            SQLLedger(database).balance("alice")
+    assert refused.value.detail.startswith(f"{kind}: OperationalError: ")
+    assert "refused" in refused.value.detail
+    assert "geheim" not in refused.value.detail
+    assert "SELECT" not in refused.value.detail
+
+
+def test_a_password_that_the_driver_repeats_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: Any, **options: Any) -> None:
+        raise psycopg.OperationalError(f"no {options['password']!r} for you")
+
+    monkeypatch.setattr(psycopg.Connection, "connect", connect)
+    database = Database("postgresql://shop:gehe%20im@127.0.0.1:1/shop")
+    with refused_soon() as refused:
+        SQLLedger(database).balance("alice")
+    assert refused.value.detail == "postgresql: OperationalError: no '***' for you"
+
+
+def test_a_file_that_cannot_be_opened_is_named_with_the_cause(tmp_path: Any) -> None:
+    database = Database(f"sqlite:///{tmp_path}/no/such/folder/oneai.db")
+    with refused_soon() as refused:
+        SQLLedger(database).balance("alice")
+    assert refused.value.detail == "sqlite: OperationalError: unable to open database file"
+
+
+def test_a_file_that_is_something_else_is_left_alone(tmp_path: Any, connect: Any) -> None:
+    file = tmp_path / "oneai.db"
+    file.write_bytes(b"an invoice" * 1_000)
+    with refused_soon() as refused:
+        SQLLedger(connect(f"sqlite:///{file}")).top_up("alice", 1, "r1")
+    assert refused.value.detail == "sqlite: DatabaseError: file is not a database"
+    assert file.read_bytes() == b"an invoice" * 1_000
+
+
+# --- locked -----------------------------------------------------------------------
+
+
+@on_any
+def test_a_hold_does_not_wait_long_for_a_lock_and_is_not_half_done(
+    ledger: SQLLedger, empty_database: Database
+) -> None:
+    before = ledger.balance("alice")
+    with locked(empty_database), refused_soon() as refused:
+        hold(ledger, draft("a"), 10, 60)
+    words = {"sqlite": "locked", "postgresql": "lock timeout", "mariadb": "interrupted"}
+    assert words[empty_database.kind] in refused.value.detail
+    assert "alice" not in refused.value.detail
+    assert ledger.balance("alice") == before
+    assert hold(ledger, draft("a"), 10, 60) == 60
+
+
+@on_any
+def test_looking_waits_for_no_lock(ledger: SQLLedger, empty_database: Database) -> None:
+    with locked(empty_database), empty_database.reading() as connection:
+        assert connection.scalar(sa.select(BALANCES.c.available)) == 100
+
+
+@on_any
+def test_a_settlement_outlasts_a_lock_that_a_hold_would_not(
+    ledger: SQLLedger, empty_database: Database
+) -> None:
+    hold(ledger, draft("a"), 10, 60)
+    with ThreadPoolExecutor() as pool, locked(empty_database):
+        settlement = pool.submit(ledger.settle, draft("a", cost=25))
+        with refused_soon():
+            hold(ledger, draft("b"), 1, 1)
+        assert not settlement.done()
+    assert settlement.result().cost == 25
+    assert ledger.balance("alice") == Balance(available=75, spent=25, topped_up=100)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_settlement_that_no_patience_can_help_is_given_up(
+    ledger: SQLLedger, empty_database: Database
+) -> None:
+    hold(ledger, draft("a"), 10, 60)
+    ledger.settling = 0.0
+    with locked(empty_database), refused_soon():
+        ledger.settle(draft("a", cost=25))
+    assert ledger.balance("alice") == Balance(available=40, held=60, topped_up=100)
+
+
+# --- exhausted --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_pool_with_no_connection_to_spare_is_not_waited_for(
+    ledger: SQLLedger, empty_database: Database
+) -> None:
+    with ExitStack() as taken:
+        for _ in range(25):
+            taken.enter_context(empty_database.reading())
+        with refused_soon() as refused:
+            ledger.balance("alice")
+    assert "QueuePool limit" in refused.value.detail
+    assert ledger.balance("alice").available == 100
