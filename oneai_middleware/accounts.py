@@ -7,7 +7,8 @@ together, as found for one call. A *tier* names limits that many accounts share.
 from __future__ import annotations
 
 import decimal
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -28,8 +29,12 @@ LONGEST_NAME = 190
 
 def is_name(text: str) -> bool:
     """Whether every database can keep ``text`` as it is and look it up."""
+    return 0 < len(text) <= LONGEST_NAME and _can_be_kept(text)
+
+
+def _can_be_kept(text: str) -> bool:
     has_surrogate = any("\ud800" <= character <= "\udfff" for character in text)
-    return 0 < len(text) <= LONGEST_NAME and "\0" not in text and not has_surrogate
+    return "\0" not in text and not has_surrogate
 
 
 def check_name(what: str, text: str) -> None:
@@ -37,8 +42,16 @@ def check_name(what: str, text: str) -> None:
 
     :raises ValueError: it cannot.
     """
+    if text.startswith(secrets.PREFIX):
+        raise ValueError(f"{what}: this is an API key's secret, which no name can be")
     if not is_name(text):
         raise ValueError(f"{what}: 1 to {LONGEST_NAME} characters, without NUL; not {text[:50]!r}")
+
+
+LONGEST_LABEL = 200
+"""Characters of the longest label of a key."""
+MOST_MONEY = 2**62
+"""Nano-dollars that any sum may come to: so it stays a whole number in every database."""
 
 
 class Limits(NamedTuple):
@@ -87,6 +100,53 @@ class ApiKey(NamedTuple):
     def is_valid(self, now: float) -> bool:
         """Whether the key still opens its account at Unix time ``now``."""
         return not self.revoked and (self.expires is None or now < self.expires)
+
+
+def check_key_fields(fields: Mapping[str, Any]) -> None:
+    """See that a key can have ``fields``, so that all stores keep the same, and what they
+    keep means something.
+
+    :raises TypeError: a field is none of :class:`ApiKey`'s that can be chosen.
+    :raises ValueError: a value is none that a field can have.
+    """
+    for name, value in fields.items():
+        if name not in _KEY_FIELDS:
+            raise TypeError(f"no field of a key that can be chosen: {name}")
+        if not _KEY_FIELDS[name](value):
+            raise ValueError(f"{name} of a key cannot be {str(value)[:100]!r}")
+
+
+def _is_text(value: Any, longest: int) -> bool:
+    return isinstance(value, str) and len(value) <= longest and _can_be_kept(value)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, frozenset | set | list | tuple) and all(
+        isinstance(name, str) and is_name(name) for name in value
+    )
+
+
+def _are_limits(value: Any) -> bool:
+    return isinstance(value, Limits) and all(
+        limit is None or (type(limit) is int and 0 <= limit < 10**12) for limit in value
+    )
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < 10**13
+
+
+_KEY_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "label": lambda value: _is_text(value, LONGEST_LABEL),
+    "hint": lambda value: _is_text(value, 100),
+    "models": lambda value: value is None or _are_names(value),
+    "limits": lambda value: value is None or _are_limits(value),
+    "budget": lambda value: value is None or (type(value) is int and 0 <= value <= MOST_MONEY),
+    "period": lambda value: value in (None, "day", "month"),
+    "expires": lambda value: value is None or _is_time(value),
+    "revoked": lambda value: isinstance(value, bool),
+    "last_used": lambda value: value is None or _is_time(value),
+}
 
 
 class Caller(NamedTuple):
@@ -192,6 +252,8 @@ def _read_key(key: str, where: str) -> tuple[str, str]:
     return secrets.digest(key), secrets.hint(key)
 
 
+_AMOUNT = re.compile(r"-?([0-9]{1,30}(\.[0-9]{1,30})?|\.[0-9]{1,30})")
+
 _EXACT = decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation])
 """Arithmetic that refuses to round, whatever context the host's thread is in."""
 
@@ -206,6 +268,8 @@ def read_dollars(value: Any, where: str) -> int:
         raise ConfigurationError(
             f'{where}: {value!r} is not an amount; write dollars as a string, such as "12.50"'
         )
+    if isinstance(value, str) and not _AMOUNT.fullmatch(value):
+        raise ConfigurationError(f"{where}: {value!r} is not an amount in dollars, such as 12.50")
     try:
         nano = _EXACT.multiply(decimal.Decimal(value), decimal.Decimal(NANO))
         whole = int(nano)

@@ -13,23 +13,25 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
-from .accounts import Caller, Limits
+from .accounts import Account, Caller, Limits
 from .call import Call
 from .catalog import Model
 from .errors import (
     APIError,
+    HoldLost,
     InsufficientBalance,
     KeyBudgetExhausted,
     RateLimitExceeded,
     StoreUnavailable,
     store_errors,
 )
-from .ledgers.base import Entry, Ledger
+from .ledgers.base import ABANDONED, Entry, Ledger
 from .per_process import PerProcess
 from .places import Places
 from .protocol.chat import ChatRequest
 from .protocol.usage import Usage
 from .rate_limiters.base import Claim, Grant, RateLimiter
+from .settlements import Settlements
 from .tokens import estimate_prompt
 
 log = logging.getLogger("oneai_middleware.admission")
@@ -38,10 +40,6 @@ Scope = Callable[[], AbstractContextManager[object]]
 
 LEAST_OUTPUT = 16
 """Tokens of output a balance must afford beyond the prompt."""
-
-
-ABANDONED = "abandoned"
-"""The outcome of a call whose worker died; the sweep finds it in the draft."""
 
 
 class Admission(NamedTuple):
@@ -101,6 +99,7 @@ class AdmissionControl:
     ) -> None:
         self._limiter = limiter
         self._ledger = ledger
+        self._settlements = Settlements(ledger, scope=scope)
         self._tiers = tiers
         self._scope = scope
         self._lease = lease
@@ -133,10 +132,12 @@ class AdmissionControl:
                 raise
         return Admission(model, grant, draft, affordable, affordable < bound)
 
-    def renew(self, call: Call, admission: Admission, usage: Usage) -> None:
-        """Prolong what the call has by one lease; ``usage`` so far is its floor.
+    def renew(self, call: Call, admission: Admission, usage: Usage) -> bool:
+        """Prolong what the call has by one lease; ``usage`` so far is its floor. False if
+        that is to be tried again soon.
 
         :raises InsufficientBalance: the money does not reach any further.
+        :raises HoldLost: the ledger has given the call up: it must end.
         """
         with self._scope():
             # Money does not lapse because limits cannot be reached.
@@ -144,18 +145,25 @@ class AdmissionControl:
                 self._limiter.renew(admission.grant)
             with _logged(call, "ledger"):
                 self._ledger.checkpoint(admission.entry(call, usage), lease=self._lease)
+                return True
+        return False
 
     def close(self, call: Call, admission: Admission, usage: Usage) -> None:
         """Settle money and tokens and free the slot. Once a call.
 
-        Nothing is raised: the caller has their answer. What a failing store does
-        not settle now is swept up when its lease is over.
+        Nothing is raised: the caller has their answer. What a failing ledger does not
+        settle now is settled when it can be; what a failing limiter does not free comes
+        back when its lease is over.
         """
         with self._scope():
             with _logged(call, "ledger"):
-                call.cost = self._ledger.settle(admission.entry(call, usage)).cost
+                call.cost = self._settlements.settle(admission.entry(call, usage))
             with _logged(call, "rate limiter"):
                 self._limiter.settle(admission.grant, usage.total_tokens)
+
+    def retry_settlements(self) -> int:
+        """Try once more to settle what could not be; how many calls are left."""
+        return self._settlements.retry()
 
     def leave(self) -> None:
         """Free the place of a call whose thread is done with it. Once a call."""
@@ -191,12 +199,7 @@ class AdmissionControl:
 
     def _claims(self, caller: Caller) -> list[Claim]:
         account, key = caller.account, caller.key
-        limits = account.limits or self._tiers.get(account.tier)
-        if limits is None:
-            raise _out_of_order(
-                f"account {account.name!r} is of tier {account.tier!r}, which the setting "
-                "'tiers' does not have"
-            )
+        limits = account_limits(account, self._tiers)
         claims = [Claim(f"account:{account.name}", limits)]
         if key is not None and key.limits is not None:
             claims.append(Claim(f"key:{key.id}", key.limits))
@@ -234,6 +237,20 @@ class AdmissionControl:
         return bound if held >= most else (held - prompt) // per_token
 
 
+def account_limits(account: Account, tiers: Mapping[str, Limits]) -> Limits:
+    """The account's own limits, or those of its tier.
+
+    :raises StoreUnavailable: there is no such tier.
+    """
+    limits = account.limits or tiers.get(account.tier)
+    if limits is None:
+        raise _out_of_order(
+            f"account {account.name!r} is of tier {account.tier!r}, which the setting "
+            "'tiers' does not have"
+        )
+    return limits
+
+
 def _draft(call: Call, caller: Caller, model: Model, prompt_tokens: int) -> Entry:
     """The ledger's row as it stands if this worker dies now."""
     price = model.price
@@ -269,7 +286,7 @@ def _advised(error: APIError, url: str | None) -> APIError:
 def _logged(call: Call, part: str) -> Iterator[None]:
     try:
         yield
-    except InsufficientBalance:
+    except (InsufficientBalance, HoldLost):
         raise
     except Exception as error:
         # The text of a store's error may hold its password; a trace is for debugging.

@@ -31,6 +31,7 @@
         │   └── BackendTimeout          504
         ├── GatewayOverloaded           503                          gateway
         ├── StoreUnavailable            503                          gateway
+        │   └── HoldLost                503
         └── InternalError               500                          gateway
 
 The envelope is OpenAI's: ``{"error": {"message", "type", "param", "code"}}``
@@ -399,6 +400,14 @@ class StoreUnavailable(APIError):
     type = "service_unavailable_error"
     code = "store_unavailable"
     fault = "gateway"
+
+
+class HoldLost(StoreUnavailable):
+    """The money of a call under way is no longer set aside: its ledger was out of reach
+    for a whole lease, and the call was given up as lost."""
+
+    def __init__(self) -> None:
+        super().__init__("The service lost sight of your account.", detail="a hold was swept")
 
 
 class InternalError(APIError):

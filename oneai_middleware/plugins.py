@@ -21,6 +21,10 @@ GROUP_PREFIX = "oneai_middleware."
 GROUPS = ("backends", "key_stores", "rate_limiters", "ledgers")
 
 
+_EXTRAS = {"sqlalchemy": "sql", "alembic": "sql", "django": "django", "redis": "redis"}
+"""Modules that come with an extra of ours."""
+
+
 class _Store(Protocol):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Any: ...
@@ -131,7 +135,15 @@ def _import(setting: str, path: str, load: Callable[[], Any]) -> Any:
     except Exception as error:
         raise ConfigurationError(
             f"{setting}: {path!r} cannot be imported: {type(error).__name__}: {error}"
+            + _remedy(error)
         ) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What to install, where that is one of our extras."""
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    extra = _EXTRAS.get(missing)
+    return f"; pip install 'oneai_middleware[{extra}]'" if extra else ""
 
 
 def _call(setting: str, make: Callable[[], Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import compileall
 import contextlib
+import gc
 import http.server
 import io
 import itertools
@@ -13,12 +15,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
 import urllib.request
+import weakref
 import wsgiref.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from sqlalchemy.exc import OperationalError
 
 pytest.register_assert_rewrite("oneai_middleware.testing")
 
+import oneai_middleware  # noqa: E402
 from oneai_middleware import Gateway, OneAIMiddleware  # noqa: E402
 from oneai_middleware.database.engine import Database  # noqa: E402
 from oneai_middleware.database.tables import METADATA  # noqa: E402
@@ -37,13 +42,43 @@ from oneai_middleware.secret import new_secret  # noqa: E402
 from oneai_middleware.testing import FakeClock  # noqa: E402
 
 # How long an example takes is no property of the code on a shared machine.
-settings.register_profile(
-    "house",
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("house")
+for name, examples in {"house": 25, "soak": 500}.items():
+    settings.register_profile(
+        name,
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("soak" if is_soak(config) else "house")
+
+
+def is_soak(config: pytest.Config) -> bool:
+    return str(config.option.markexpr) == "soak"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What tries examples is a part of the soak as well, with many more of them."""
+    for item in items:
+        if is_soak(config) and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.soak)
+
+
+PACKAGE = Path(oneai_middleware.__file__).parent
+
+
+def pytest_collection_finish() -> None:
+    """Spare processes that tests start from compiling the package, each of them anew, where
+    Python is told to keep no bytecode; and the collector from going through all that
+    has been imported and collected, again and again."""
+    compileall.compile_dir(PACKAGE, quiet=2)
+    gc.collect()
+    gc.freeze()
+
 
 PATIENCE = 10.0
 """Seconds a test waits for what must happen; on a machine at rest it takes milliseconds."""
@@ -370,18 +405,27 @@ class Provider:
             daemon_threads = True
             request_queue_size = 128
 
+            def verify_request(self, *_: Any) -> bool:
+                return not provider._is_closing
+
+        self._is_closing = False
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
+    def _serve(self) -> None:
+        while not self._is_closing:
+            self._server.handle_request()
+
     def close(self) -> None:
-        self._server.shutdown()
+        self._is_closing = True
+        socket.create_connection(self._server.server_address).close()  # wakes it up
+        self._thread.join()
         for handler in list(self.connections):
             with contextlib.suppress(OSError):
                 handler.connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
-        self._thread.join()
 
 
 def completion(text: str, **fields: Any) -> dict[str, Any]:
@@ -424,16 +468,136 @@ def asking_provider(provider: Provider) -> dict[str, Any]:
     }
 
 
+# --- programs in Python ---------------------------------------------------------
+
+
+class Program:
+    """A program that :class:`Warm` has started: as much of ``Popen`` as the tests use."""
+
+    def __init__(self, told: socket.socket) -> None:
+        self._told = told
+        weakref.finalize(self, told.close)  # a test that failed may not have waited for it
+        self.pid = int(told.recv(100))
+        self.returncode: int | None = None
+        self.stdin: Any = None
+        self.stdout: Any = None
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self.returncode = int(self._told.recv(100))
+            self._told.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Warm:
+    """Python's command line, without the seconds that imports take: see ``warm.py``.
+
+    ``words`` are what stands behind ``python``, or a command of this environment.
+    """
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            number = theirs.fileno()
+            ignored = ("PYTHONPATH", "PYTHONWARNINGS")
+            self._process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("warm.py")), str(number)],
+                pass_fds=[number],
+                env={name: text for name, text in os.environ.items() if name not in ignored},
+            )
+
+    def start(
+        self,
+        words: Sequence[str],
+        *,
+        cwd: Any = None,
+        env: Mapping[str, str] | None = None,
+        files: Sequence[Any] = (subprocess.DEVNULL,) * 3,
+        start_new_session: bool = False,
+    ) -> Program:
+        """Start a program; ``files`` are its standard input, output and error."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        asked = {
+            "words": list(words),
+            "folder": str(cwd or Path.cwd()),
+            "environment": dict(os.environ if env is None else env),
+            "session": start_new_session,
+        }
+        with theirs, Path(os.devnull).open("r+b") as nothing:
+            given = [nothing if file == subprocess.DEVNULL else file for file in files]
+            numbers = [file if isinstance(file, int) else file.fileno() for file in given]
+            socket.send_fds(
+                self._control, [json.dumps(asked).encode()], [*numbers, theirs.fileno()]
+            )
+        return Program(ours)
+
+    def talk(self, words: Sequence[str], **options: Any) -> Program:
+        """Start a program to write to and to read from."""
+        read, write = os.pipe(), os.pipe()
+        program = self.start(words, files=(read[0], write[1], subprocess.DEVNULL), **options)
+        os.close(read[0])
+        os.close(write[1])
+        program.stdin, program.stdout = os.fdopen(read[1], "w"), os.fdopen(write[0])
+        return program
+
+    def run(
+        self, words: Sequence[str], *, input: str = "", merged: bool = False, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """What a program did; its errors are among its output where they are ``merged``."""
+        with contextlib.ExitStack() as stack:
+            given, out, err = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(3)]
+            given.write(input)
+            given.seek(0)
+            program = self.start(words, files=(given, out, out if merged else err), **options)
+            try:
+                program.wait(60)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                raise
+            out.seek(0)
+            err.seek(0)
+            status = program.returncode or 0
+            return subprocess.CompletedProcess(words, status, out.read(), err.read())
+
+    def close(self) -> None:
+        self._control.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
 # --- real servers -------------------------------------------------------------
 
 
 class Server:
     """A server in a process of its own, on a port of its own.
 
-    ``command`` makes the command line of the port; it is run in ``folder``.
+    ``command`` makes the command line of the port; ``run`` runs it in ``folder``.
     """
 
-    def __init__(self, command: Callable[[int], list[str]], folder: Path) -> None:
+    def __init__(self, command: Callable[[int], list[str]], folder: Path, run: Any) -> None:
         # Bound, but not listening: nobody else gets the port, and the server may.
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -442,11 +606,10 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "log"
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
+            self.process = run(
                 command(self.port),
                 cwd=folder,
-                stdout=output,
-                stderr=output,
+                output=output,
                 start_new_session=True,  # so that its workers end with it
             )
 
@@ -479,10 +642,13 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
     """
     servers: list[Server] = []
 
-    def start(source: str, command: Callable[[int], list[str]]) -> Server:
+    def cold(command: list[str], output: Any, **options: Any) -> Any:
+        return subprocess.Popen(command, stdout=output, stderr=output, **options)
+
+    def start(source: str, command: Callable[[int], list[str]], run: Any = cold) -> Server:
         folder = tmp_path_factory.mktemp("server")
         (folder / "served.py").write_text(source)
-        servers.append(Server(command, folder))
+        servers.append(Server(command, folder, run))
         eventually(servers[-1].is_listening, 3 * PATIENCE)
         return servers[-1]
 
@@ -492,13 +658,21 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 @pytest.fixture
-def start_gunicorn(start_server: Callable[..., Server]) -> Iterator[Callable[..., Server]]:
+def start_gunicorn(
+    start_server: Callable[..., Server], warm: Warm
+) -> Iterator[Callable[..., Server]]:
     """Start gunicorn on a module's source that defines ``app``; stopped at the end."""
     servers: list[Server] = []
 
+    def run(command: list[str], output: Any, **options: Any) -> Any:
+        return warm.start(command[1:], files=(subprocess.DEVNULL, output, output), **options)
+
     def start(source: str, *arguments: str) -> Server:
         gunicorn = [sys.executable, "-m", "gunicorn", *arguments, "served:app", "--bind"]
-        servers.append(start_server(source, lambda port: [*gunicorn, f"127.0.0.1:{port}"]))
+        command = lambda port: [*gunicorn, f"127.0.0.1:{port}"]  # noqa: E731
+        # gevent patches what is not imported yet.
+        how = {} if "gevent" in arguments else {"run": run}
+        servers.append(start_server(source, command, **how))
         return servers[-1]
 
     yield start
@@ -530,15 +704,24 @@ SERVERS = {
 
 
 @pytest.fixture(scope="session")
-def make_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Database]]:
+def swift_folder() -> Iterator[Path]:
+    """A folder for files that are written again and again, in memory where there is one."""
+    memory = Path("/dev/shm")  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def make_database(swift_folder: Path) -> Iterator[Callable[..., Database]]:
     """Make a database of the tests' own, with nothing in it, on a kind of server."""
     with contextlib.ExitStack() as at_the_end:
         numbers = itertools.count()
 
         def make(kind: str) -> Database:
             if kind == "sqlite":
-                file = tmp_path_factory.mktemp("database") / "oneai.db"
-                database = Database(f"sqlite:///{file}")
+                folder = swift_folder / str(next(numbers))
+                folder.mkdir()
+                database = Database(f"sqlite:///{folder}/oneai.db")
             else:
                 variable, default = SERVERS[kind]
                 server = Database(os.environ.get(variable, default)).url
@@ -550,6 +733,8 @@ def make_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
                 force = " WITH (FORCE)" if kind == "postgresql" else ""
                 at_the_end.callback(_run, server, f"DROP DATABASE {name}{force}")
                 database = Database(server.set(database=name))
+                if kind == "postgresql":  # nobody will ask for what is here after a crash
+                    _run(server, f"ALTER DATABASE {name} SET synchronous_commit = off")
             at_the_end.callback(lambda: database.engine.dispose())
             return database
 

@@ -176,7 +176,7 @@ def test_dollars_are_read_exactly(nano):
 
 @pytest.mark.parametrize(
     ("value", "nano"),
-    [("0", 0), ("5", 5 * NANO), (5, 5 * NANO), (Decimal("0.1"), 10**8), ("1e3", 10**12)],
+    [("0", 0), ("5", 5 * NANO), (5, 5 * NANO), (Decimal("0.1"), 10**8), ("1000", 10**12)],
 )
 def test_dollars_may_be_written_in_several_ways(value, nano):
     assert read_dollars(value, "x") == nano

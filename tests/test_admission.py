@@ -501,12 +501,16 @@ def test_memory_money_is_refused_where_several_workers_run(
     "options",
     [
         {"allow_memory_ledger": True},
-        {"ledger": "unlimited"},
         {"account": {"prepaid": False, "balance": "0"}},
     ],
 )
 def test_without_prepaid_money_in_memory_several_workers_may_run(make_gateway, chat, options):
     assert chat(make_gateway(**options), environ=SEVERAL).status == 200
+
+
+def test_without_any_money_several_workers_may_run(make_gateway, chat, secret):
+    gateway = make_gateway(ledger="unlimited", accounts={"alice": {"keys": [secret]}})
+    assert chat(gateway, environ=SEVERAL).status == 200
 
 
 # --- stores that fail ---------------------------------------------------------

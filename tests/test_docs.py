@@ -14,11 +14,12 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,7 +161,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_shows_can_be_done_as_it_stands_there(page: Path, project: Path) -> None:
+def test_what_a_page_shows_can_be_done_as_it_stands_there(
+    page: Path, project: Path, run: Callable[..., str]
+) -> None:
     code: list[str] = [dedented(BEFORE.get(page.name, ""))]
     shown: dict[int, str] = {}
     last = ""
@@ -185,7 +188,7 @@ def test_what_a_page_shows_can_be_done_as_it_stands_there(page: Path, project: P
             for command, output in commands(block.code):
                 assert_says(run(*shlex.split(command)), output)
         elif block.language == "sh":
-            check_servers(block.code)
+            check_servers(block.code, run)
         last = block.language
     code.append(dedented(AFTER.get(page.name, "")))
     said = run(
@@ -205,10 +208,32 @@ def dedented(text: str) -> str:
     return "\n".join(line.removeprefix(" " * 8) for line in text.splitlines()) + "\n"
 
 
-def run(*command: str, input: str = "") -> str:
-    done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
+@pytest.fixture(params=["warm", pytest.param("cold", marks=pytest.mark.soak)])
+def run(request: pytest.FixtureRequest) -> Callable[..., str]:
+    """What a command prints; it must succeed. Those in Python need not import all anew,
+    except in the soak."""
+    is_cold = request.param == "cold"
+    warm = None if is_cold else request.getfixturevalue("warm")
+
+    def run(*command: str, input: str = "") -> str:
+        words = [shutil.which(command[0]) or "", *command[1:]]
+        if is_cold or not is_python(Path(words[0])):
+            done = subprocess.run(command, input=input, capture_output=True, text=True, timeout=60)
+        else:
+            done = warm.run(words[Path(words[0]).name.startswith("python") :], input=input)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return str(done.stdout)
+
+    return run
+
+
+def is_python(command: Path) -> bool:
+    """Whether it is this environment's Python, or written in it."""
+    return (
+        command.parent == Path(sys.executable).parent
+        and command.name.startswith("python")
+        or command.read_bytes().startswith(b"#!%b" % sys.executable.encode()[:-1])
+    )
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
@@ -240,7 +265,7 @@ def install(project: Path) -> None:
     add(info / "entry_points.txt", "\n".join(lines))
 
 
-def check_servers(text: str) -> None:
+def check_servers(text: str, run: Callable[..., str]) -> None:
     """The servers' own commands: gunicorn loads what it names, waitress reads its options."""
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
@@ -388,8 +413,8 @@ def error_rows() -> list[tuple[str, ...]]:
 
 def codes_given() -> Iterator[str]:
     """The strings that the package gives as the ``code`` of an error."""
-    # Forms of Django have codes as well, that no caller of the API sees.
-    for file in set(PACKAGE.rglob("*.py")) - set(PACKAGE.rglob("forms.py")):
+    # Django's forms and fields have codes as well, that no caller of the API sees.
+    for file in set(PACKAGE.rglob("*.py")) - set((PACKAGE / "integrations").rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "code":
                 value = node.value

@@ -27,7 +27,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from openai import OpenAI
 
-from oneai_middleware import Gateway, Settings, plugins
+from oneai_middleware import ConfigurationError, Gateway, Settings, plugins
 from oneai_middleware.accounts import NANO, dollars
 from oneai_middleware.secret import digest, new_secret
 
@@ -139,23 +139,26 @@ def project(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return EXAMPLES / "django_project"
 
 
-def run(folder: Path, *arguments: str) -> str:
-    """What Python prints there; it must succeed."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+@pytest.fixture
+def run(warm: Any) -> Callable[..., str]:
+    """What Python prints in a folder; it must succeed."""
+
+    def run(folder: Path, *arguments: str) -> str:
+        done = warm.run(arguments, cwd=folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return str(done.stdout)
+
+    return run
 
 
-def test_the_django_example_passes_its_own_checks_and_tests(project: Path) -> None:
+def test_the_django_example_passes_its_own_checks_and_tests(project: Path, run: Any) -> None:
     run(project, "manage.py", "check", "--fail-level", "WARNING")
     run(project, "manage.py", "makemigrations", "--check", "--dry-run")
     run(project, "-W", "error", "manage.py", "test", "-v", "0")
 
 
 def test_the_django_example_answers_from_its_database(
-    project: Path, key: str, start_gunicorn: Any
+    project: Path, key: str, start_gunicorn: Any, run: Any
 ) -> None:
     run(project, "manage.py", "migrate", "-v", "0")
     source = f"""
@@ -179,7 +182,7 @@ from shop.wsgi import application as app
 
 
 def test_the_django_example_shows_a_key_that_it_made_itself(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    project: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
     monkeypatch.delenv("SHOP_API_KEY")
     assert "oneai-sk-" in run(project, "-c", "import shop.wsgi")
@@ -228,7 +231,7 @@ def test_the_custom_backend_answers_by_the_settings_of_its_readme(
     assert refused.status == 401
 
 
-def test_the_custom_backend_passes_its_own_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_custom_backend_passes_its_own_tests(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     folder = EXAMPLES / "custom_backend"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -407,6 +410,16 @@ def test_what_is_signed_and_is_no_payment_books_nothing(shop: Flask) -> None:
         (payment(id=""), 400),
         (payment(id="x" * 101), 400),
         (payment(id=["pay_1"]), 400),
+        (payment(id=None), 400),
+        (payment(id=True), 400),
+        (payment(id=1), 400),
+        (payment(id="pay 1"), 400),
+        (payment(id="pay_\u0661"), 400),
+        (payment(amount="5e9"), 400),
+        (payment(amount="5000000000"), 422),
+        (payment(amount="1e99"), 400),
+        (b'{"id": ' * 9_000, 400),
+        (b"[" * 60_000, 400),
         (b"[]", 400),
         (b'{"id": "pay_1"}', 400),
         (b"not json", 400),
@@ -455,11 +468,22 @@ def test_the_shop_does_not_start_without_its_secrets(
 ) -> None:
     for value in ("", "too short"):
         monkeypatch.setenv(variable, value)
-        with pytest.raises(RuntimeError, match=f"set {variable} to a secret of 16 characters"):
+        with pytest.raises(ConfigurationError, match=f"set {variable} to a secret of 16"):
             make_shop()
     monkeypatch.delenv(variable)
-    with pytest.raises(RuntimeError, match=variable):
+    with pytest.raises(ConfigurationError, match=variable):
         make_shop()
+
+
+@pytest.mark.parametrize("variable", ["SHOP_SECRET_KEY", "SHOP_PAYMENT_SECRET"])
+def test_a_command_of_a_shop_without_its_secrets_says_so_in_one_line(
+    shop_folder: Path, monkeypatch: pytest.MonkeyPatch, warm: Any, variable: str
+) -> None:
+    monkeypatch.delenv(variable)
+    command = ["-m", "flask", "--app", "shop", "oneai", "accounts", "list"]
+    done = warm.run(command, cwd=shop_folder)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(f"oneai: set {variable} to a secret of 16 characters .*\n", done.stderr)
 
 
 def test_a_webhook_whose_secret_was_taken_away_believes_nobody(shop: Flask) -> None:
@@ -470,7 +494,7 @@ def test_a_webhook_whose_secret_was_taken_away_believes_nobody(shop: Flask) -> N
 
 
 def test_the_shop_sells_from_several_workers_what_its_readme_says(
-    shop_folder: Path, start_gunicorn: Any, require: Any
+    shop_folder: Path, start_gunicorn: Any, require: Any, run: Any
 ) -> None:
     """Sign up, make a key, pay as the README does, call two processes, see it in the books."""
     require(shutil.which("openssl"), "no openssl")
@@ -530,12 +554,25 @@ def django_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return EXAMPLES / "django_shop"
 
 
-def test_the_django_shop_passes_its_own_checks_and_tests(django_shop: Path) -> None:
+def test_the_django_shop_passes_its_own_checks_and_tests(django_shop: Path, run: Any) -> None:
     run(django_shop, "-W", "error", "manage.py", "test", "-v", "0", "--noinput")
 
 
+@pytest.mark.parametrize("name", ["shop.sqlite3", "shop.db"])
+def test_the_django_shops_tests_leave_its_own_database_alone(
+    django_shop: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE", str(tmp_path / name))
+    run(django_shop, "manage.py", "migrate", "-v", "0")
+    run(django_shop, "manage.py", "oneai", "keys", "create", "user:1")
+    one = "shop.tests.ShopTest.test_visitors_are_asked_to_log_in"
+    run(django_shop, "manage.py", "test", one, "-v", "0", "--noinput")
+    assert "user:1" in run(django_shop, "manage.py", "oneai", "accounts", "list")
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith("shop")] == [name]
+
+
 def test_the_django_shop_sells_from_several_workers_what_its_commands_made(
-    django_shop: Path, start_gunicorn: Any
+    django_shop: Path, start_gunicorn: Any, run: Any
 ) -> None:
     run(django_shop, "manage.py", "migrate", "-v", "0")
     source = f"""

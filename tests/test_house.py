@@ -43,7 +43,7 @@ FLOORS = [
     ("providers",),
     ("attempt",),
     ("call",),
-    ("telemetry", "places"),
+    ("telemetry", "places", "settlements"),
     ("admission",),
     ("auth",),
     ("dispatch",),

@@ -35,7 +35,7 @@ keys = ["env:ALICE_KEY"]
 class Served:
     """A server's process, its log, and what it answers."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, process: Any, log: Path) -> None:
         self.process = process
         self._log = log
         self.url = ""
@@ -66,9 +66,9 @@ class Served:
 
 
 @pytest.fixture
-def start(tmp_path: Path, secret: str) -> Iterator[Callable[..., Served]]:
+def start(tmp_path: Path, secret: str, warm: Any) -> Iterator[Callable[..., Served]]:
     """Start a server as its users do; ``None`` for settings leaves the variable unset."""
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Any] = []
 
     def start(server: str, settings: str | None) -> Served:
         environment = {**os.environ, "ALICE_KEY": secret, "PYTHONUNBUFFERED": "1"}
@@ -79,12 +79,11 @@ def start(tmp_path: Path, secret: str) -> Iterator[Callable[..., Served]]:
             environment["ONEAI_CONFIG"] = str(file)
         log = tmp_path / "log"
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *SERVERS[server], "oneai_middleware.wsgi:application"],
+            process = warm.start(
+                ["-m", *SERVERS[server], "oneai_middleware.wsgi:application"],
                 cwd=tmp_path,
                 env=environment,
-                stdout=output,
-                stderr=output,
+                files=(subprocess.DEVNULL, output, output),
             )
         processes.append(process)
         return Served(process, log)

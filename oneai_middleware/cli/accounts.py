@@ -65,10 +65,11 @@ def _show(arguments: argparse.Namespace) -> int:
         account = account_of(gateway, arguments.account)
         amounts = _amounts(gateway, account)
         keys = len(list(gateway.key_store.keys(account.name)))
+    is_known = account.tier in gateway.tiers
     limits = account.limits or gateway.tiers.get(account.tier, Limits())
     shown = {
         "account": account.name,
-        "tier": account.tier,
+        "tier": account.tier if is_known else f"{account.tier} (unknown: its calls get 503)",
         "pays": _pays(account),
         "models": "all" if account.models is None else ", ".join(sorted(account.models)),
         **{n: "unlimited" if most is None else str(most) for n, most in limits._asdict().items()},

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..accounts import dollars
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StoreUnavailable
 from ..ledgers.base import UsageRow
 from .source import FindGateway, account_of, add_source, stores_of
 from .table import print_table
@@ -58,6 +58,10 @@ def _top_up(arguments: argparse.Namespace) -> int:
             booked = gateway.ledger.top_up(arguments.account, arguments.amount, reference)
         except ValueError as error:
             raise ConfigurationError(f"amount: {error}") from None
+        except StoreUnavailable:
+            # A database can book it and be gone before it says so.
+            print(f"It may have been booked: repeat it with --reference {reference}")
+            raise
         available = gateway.ledger.balance(arguments.account).available
     print(f"{'booked' if booked else 'was booked before':<10} {reference}")
     print(f"available  {dollars(available)}")
@@ -67,7 +71,7 @@ def _top_up(arguments: argparse.Namespace) -> int:
 def _usage(arguments: argparse.Namespace) -> int:
     span = {"since": arguments.since, "until": arguments.until}
     with stores_of(arguments, "ledger") as gateway:
-        rows = list(gateway.ledger.usage(arguments.account, **span, by=arguments.by))
+        rows = list(gateway.ledger.patient().usage(arguments.account, **span, by=arguments.by))
         if not rows:
             account_of(gateway, arguments.account)
     _FORMATS[arguments.format](arguments.by, rows)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from .. import secret as secrets
 from ..accounts import Account, ApiKey, Limits, dollars
 from ..errors import ConfigurationError
 from ..gateway import Gateway
@@ -19,6 +20,7 @@ from .values import (
     duration,
     future,
     identifier,
+    key_or_secret,
     label,
     limits_of,
     money,
@@ -57,7 +59,9 @@ def add_to(commands: Any, find_gateway: FindGateway | None) -> None:
     listed.set_defaults(run=_list)
 
     revoke = verbs.add_parser("revoke", help="close a key for good")
-    revoke.add_argument("key", type=identifier, help="its id, as `keys list` shows it")
+    revoke.add_argument(
+        "key", type=key_or_secret, help="its id, as `keys list` shows it, or itself"
+    )
     add_source(revoke, find_gateway)
     revoke.set_defaults(run=_revoke)
 
@@ -113,10 +117,24 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _revoke(arguments: argparse.Namespace) -> int:
-    with stores_of(arguments, "key_store") as gateway, _known(f"no key {arguments.key!r}"):
-        gateway.key_store.update(arguments.key, revoked=True)
-    print(f"revoked  {arguments.key}")
+    with stores_of(arguments, "key_store") as gateway:
+        id = _id_of(gateway, arguments.key)
+        with _known(f"no key {id!r}"):
+            gateway.key_store.update(id, revoked=True)
+    print(f"revoked  {id}")
     return 0
+
+
+def _id_of(gateway: Gateway, given: str) -> str:
+    """The id of a key that is given by it, or by the secret: whoever found a leaked key has
+    that alone."""
+    if not given.startswith(secrets.PREFIX):
+        return given
+    digest = gateway.key_store.digest(given)
+    key = gateway.key_store.find(digest) if digest is not None else None
+    if key is None:
+        raise ConfigurationError("no key has this secret")
+    return key.id
 
 
 def _rotate(arguments: argparse.Namespace) -> int:

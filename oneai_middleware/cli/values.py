@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from ..accounts import LONGEST_NAME, Limits, is_name, read_dollars
+from .. import secret as secrets
+from ..accounts import LONGEST_LABEL, Limits, check_name, read_dollars
 from ..errors import ConfigurationError, unknown_name
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -59,15 +60,22 @@ def future(text: str) -> datetime:
 
 def identifier(text: str) -> str:
     """The name of an account, a key or a payment."""
-    if not is_name(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no name of 1 to {LONGEST_NAME} characters")
+    try:
+        check_name("name", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("name: ")) from None
     return text
+
+
+def key_or_secret(text: str) -> str:
+    """The id of a key, or its secret."""
+    return text if text.startswith(secrets.PREFIX) else identifier(text)
 
 
 def label(text: str) -> str:
     """What somebody calls a key."""
-    if not text.isprintable() or len(text) > 200:
-        raise argparse.ArgumentTypeError("at most 200 printable characters")
+    if not text.isprintable() or len(text) > LONGEST_LABEL:
+        raise argparse.ArgumentTypeError(f"at most {LONGEST_LABEL} printable characters")
     return text
 
 

@@ -10,12 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+import alembic  # noqa: F401 - missed at start rather than at the first call
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import StoreUnavailable
 from ..per_process import PerProcess
-from .kinds import abandon, is_passing, make_engine, read_url
+from .kinds import TooLate, abandon, check_driver, is_passing, make_engine, read_url
+from .patience import PATIENCE, within
 
 T = TypeVar("T")
 
@@ -28,10 +30,13 @@ class Database:
 
     Nothing is connected to before it is used. A SQLite file makes and upgrades its
     own tables; a server's are made by ``oneai db upgrade``.
+
+    :raises ConfigurationError: ``url`` is no address, or its driver is not installed.
     """
 
     def __init__(self, url: str | sa.URL) -> None:
         self.url = read_url(url)
+        check_driver(self.url)
         self.kind = self.url.get_backend_name()
         self._made: tuple[int, sa.Engine] | None = None
         self._making = PerProcess(threading.Lock)
@@ -53,9 +58,9 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A connection that only looks; otherwise as :meth:`transaction`."""
-        with self._errors():
+        with self._errors(), within(PATIENCE):
             self._prepare()
-            with self.engine.connect().execution_options(oneai_reading=True) as connection:
+            with self._connect(reading=True) as connection:
                 yield connection
 
     @contextlib.contextmanager
@@ -66,10 +71,13 @@ class Database:
         :raises StoreUnavailable: the database cannot be used within two seconds, or
             its tables are missing or of another version.
         """
-        with self._errors():
+        with self._errors(), within(PATIENCE):
             self._prepare()
-            with self.engine.begin() as connection:
+            with self._connect() as connection, connection.begin():
                 yield connection
+
+    def _connect(self, *, reading: bool = False) -> sa.Connection:
+        return self.engine.connect().execution_options(oneai_reading=reading)
 
     def run(self, act: Callable[[sa.Connection], T]) -> T:
         """Do ``act`` in a :meth:`transaction`, and again if that was broken off."""
@@ -92,24 +100,28 @@ class Database:
                 yield connection
 
     def upgrade(self) -> str:
-        """Bring the tables to this package's version; what was done, in words.
+        """Bring the tables to this package's version, however long it takes; what was
+        done, in words.
 
         :raises StoreUnavailable: the database cannot be used, or its tables are newer
             than this package.
         """
+        with self._errors(), _patient_engine(self.url) as engine:
+            return self._upgrade(engine, patience=60.0)
+
+    def _upgrade(self, engine: sa.Engine, patience: float) -> str:
         from .schema import newest, upgrade, version, versions
 
-        with self._errors():
-            before = version(self.engine)
-            if before == newest():
-                return f"{self.kind}: is at version {before}"
-            if before not in (None, *versions()):
-                raise _unusable(
-                    f"the tables are of version {before}, which this package does not know: "
-                    "upgrade oneai_middleware"
-                )
-            with _patient_engine(self.url) as engine:
-                upgrade(engine)
+        before = version(engine)
+        if before == newest():
+            return f"{self.kind}: is at version {before}"
+        if before not in (None, *versions()):
+            raise _unusable(
+                f"the tables are of version {before}, which this package does not know: "
+                "upgrade oneai_middleware"
+            )
+        if not upgrade(engine, patience):
+            raise _unusable("somebody else is upgrading the tables; try again when they have")
         return f"{self.kind}: upgraded from {before or 'nothing'} to version {newest()}"
 
     def _prepare(self) -> None:
@@ -121,7 +133,7 @@ class Database:
         if prepared.is_set():
             return
         if self.kind == "sqlite":
-            self.upgrade()
+            self._upgrade(self.engine, PATIENCE)  # which a call may be waiting for
         elif (found := version(self.engine)) != newest():
             raise _unusable(
                 f"{self.kind}: the tables are {f'of version {found}' if found else 'missing'}, "
@@ -135,6 +147,8 @@ class Database:
         values, and without the password."""
         try:
             yield
+        except TooLate as error:
+            raise _unusable(f"{self.kind}: it answers too slowly") from error
         except (SQLAlchemyError, sqlite3.Error) as error:
             cause = getattr(error, "orig", None) or error
             words = " ".join(str(cause).split())[:300]

@@ -15,10 +15,10 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
 
 from ..errors import ConfigurationError
-from .patience import ABANDONED, BUSY, PATIENCE, SILENCE
+from .patience import ABANDONED, BUSY, PATIENCE, SILENCE, is_late
 
 _DRIVERS = {
-    "sqlite": "sqlite",
+    "sqlite": "sqlite+pysqlite",
     "postgresql": "postgresql+psycopg",
     "mysql": "mariadb+pymysql",
     "mariadb": "mariadb+pymysql",
@@ -33,14 +33,21 @@ def read_url(given: str | sa.URL) -> sa.URL:
     """
     try:
         url = sa.make_url(given)
-        driver = _DRIVERS[url.drivername.partition("+")[0]]
+        kind, _, driver = url.drivername.partition("+")
+        known = _DRIVERS[kind]
     except (sa.exc.ArgumentError, KeyError, ValueError):
         raise ConfigurationError(
             "a database's address, such as 'sqlite:///oneai.db' or 'postgresql://user@host/name'"
         ) from None
-    if driver == "sqlite":
-        url = _file_url(url)
-    return url if "+" in url.drivername else url.set(drivername=driver)
+    if driver and driver != known.partition("+")[2]:
+        raise ConfigurationError(f"the driver for {kind} is {known}; write '{kind}://…'")
+    if kind == "sqlite":
+        return _file_url(url)
+    if not url.database:
+        raise ConfigurationError(
+            f"the address names no database, as '{kind}://user@host/name' does"
+        )
+    return url.set(drivername=known)
 
 
 def _file_url(url: sa.URL) -> sa.URL:
@@ -48,29 +55,49 @@ def _file_url(url: sa.URL) -> sa.URL:
     file = url.database
     if file in (None, "", ":memory:"):
         raise ConfigurationError("a SQLite file, such as 'sqlite:///oneai.db'")
+    url = url.set(drivername="sqlite")
     return url if file.startswith("file:") else url.set(database=str(Path(file).absolute()))
 
 
-def make_engine(url: sa.URL, *, patient: bool = False) -> sa.Engine:
-    """An engine; a ``patient`` one waits as long as it takes, and keeps no connection.
+def check_driver(url: sa.URL) -> None:
+    """See that the driver for ``url`` can be imported.
 
-    :raises ConfigurationError: the driver is not installed.
+    :raises ConfigurationError: it cannot.
     """
+    try:
+        url.get_dialect().import_dbapi()
+    except (NoSuchModuleError, ImportError) as error:
+        kind = url.get_backend_name()
+        raise ConfigurationError(
+            f"the driver of {kind} is not installed: pip install "
+            f"'oneai_middleware[{_EXTRAS.get(kind, 'sql')}]'"
+        ) from error
+
+
+class TooLate(Exception):
+    """The transaction has taken so long that nothing more of it is begun."""
+
+
+def make_engine(url: sa.URL, *, patient: bool = False) -> sa.Engine:
+    """An engine; a ``patient`` one waits as long as it takes, and keeps no connection."""
     kind = url.get_backend_name()
     pool = {"poolclass": sa.NullPool} if patient else _POOL
-    try:
-        engine = sa.create_engine(url, **pool, **_OPTIONS[kind](url, patient))
-    except (NoSuchModuleError, ImportError) as error:
-        extra = _EXTRAS.get(kind, "sql")
-        raise ConfigurationError(
-            f"the driver of {kind} is not installed: pip install 'oneai_middleware[{extra}]'"
-        ) from error
+    engine = sa.create_engine(url, **pool, **_OPTIONS[kind](url, patient))
     if kind == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", functools.partial(_begin_sqlite, _busy(patient)))
-    elif kind == "postgresql" and not patient:
-        sa.event.listen(engine, "do_connect", _connect_to_postgresql)
+    elif not patient:
+        sa.event.listen(engine, "before_cursor_execute", _check_time)
+        if kind == "postgresql":
+            sa.event.listen(engine, "do_connect", _connect_to_postgresql)
     return engine
+
+
+def _check_time(connection: sa.Connection, *_: Any) -> None:
+    if is_late():
+        if connection.in_transaction():
+            connection.invalidate()  # to undo it politely would take another round trip
+        raise TooLate
 
 
 _POOL = {
@@ -141,7 +168,7 @@ def _begin_sqlite(patience: float, connection: sa.Connection) -> None:
     end = time.monotonic() + patience
     try:
         while not _has_begun(raw, at_last=time.monotonic() > end):
-            time.sleep(random.uniform(0.001, 0.02))
+            time.sleep(random.uniform(0.0, 0.004))  # who came first is not overtaken for ever
     finally:
         raw.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import SQLAlchemyError
 
 from ..per_process import PerProcess
 
@@ -43,29 +45,40 @@ def version(engine: sa.Engine) -> str | None:
         return MigrationContext.configure(connection, opts=options).get_current_revision()
 
 
-def upgrade(engine: sa.Engine) -> None:
-    """Make the tables, or change them to the newest version. Two at once do it once."""
-    with _alembic(), engine.begin() as connection, _alone(connection):
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+def upgrade(engine: sa.Engine, patience: float) -> bool:
+    """Make the tables, or change them to the newest version. Two at once do it once; false
+    if somebody else was at it for ``patience`` seconds."""
+    if not _alembic().acquire(timeout=patience):
+        return False
+    try:
+        with engine.begin() as connection, _alone(connection, patience) as is_alone:
+            if is_alone:
+                config = _config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+            return is_alone
+    finally:
+        _alembic().release()
 
 
 @contextmanager
-def _alone(connection: sa.Connection) -> Iterator[None]:
-    """Keep others from upgrading meanwhile. SQLite's transaction does so by itself."""
+def _alone(connection: sa.Connection, patience: float) -> Iterator[bool]:
+    """Keep others from upgrading the same database meanwhile; whether that is so. SQLite's
+    transaction does so by itself."""
     kind = connection.dialect.name
     if kind == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-        yield
-    elif kind in ("mysql", "mariadb"):
-        connection.execute(sa.select(sa.func.get_lock("oneai_schema", 60)))
-        try:
-            yield
-        finally:
-            connection.execute(sa.select(sa.func.release_lock("oneai_schema")))
-    else:
-        yield
+    if kind not in ("mysql", "mariadb"):
+        yield True
+        return
+    # Its locks are the whole server's, and their names at most 64 characters long.
+    name = "oneai_schema_" + hashlib.md5(str(connection.engine.url.database).encode()).hexdigest()
+    got = connection.execute(sa.select(sa.func.get_lock(name, patience))).scalar()
+    try:
+        yield bool(got)
+    finally:
+        with suppress(SQLAlchemyError):  # a connection that broke has no locks
+            connection.execute(sa.select(sa.func.release_lock(name)))
 
 
 def _config() -> Config:

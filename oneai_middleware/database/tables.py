@@ -83,6 +83,7 @@ BALANCES = Table(
     Column("invoiced", BigInteger, nullable=False),
     CheckConstraint("available >= 0", name="available"),
     CheckConstraint("held >= 0", name="held"),
+    CheckConstraint("spent >= 0", name="spent"),
     **_EXACT,
 )
 
@@ -101,8 +102,11 @@ HOLDS = Table(
     METADATA,
     Column("request_id", String(64), primary_key=True),
     Column("account", _NAME, nullable=False),
+    Column("key", String(64)),
     Column("amount", BigInteger, nullable=False),
+    Column("counted", BigInteger, nullable=False),
     Column("budget_window", String(10), nullable=False),
+    Column("budget", BigInteger),
     Column("expires", BigInteger, nullable=False, index=True),
     Column("draft", Text, nullable=False),
     **_EXACT,
@@ -130,6 +134,7 @@ ENTRIES = Table(
     Column("duration", Double(), nullable=False),
     Column("settled_at", BigInteger, nullable=False),
     Column("day", String(10), nullable=False),
+    Column("budget_window", String(10), nullable=False),
     Index(None, "account", "settled_at"),
     **_EXACT,
 )

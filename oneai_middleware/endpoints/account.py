@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs
 
 from ..accounts import Caller, Limits, dollars
-from ..admission import Scope
+from ..admission import Scope, account_limits
 from ..auth import Authentication
 from ..call import Call
 from ..errors import InvalidRequest, store_errors
 from ..ledgers.base import Ledger, UsageRow
 from ..protocol.response import Response
+
+SPAN = timedelta(days=31)
+"""How far back usage is summed up for a caller who does not say."""
 
 
 class AccountEndpoints:
@@ -43,7 +46,7 @@ class AccountEndpoints:
         """
         with self._asked(environ, call) as caller:
             account, key = caller
-        limits = account.limits or self._tiers.get(account.tier, Limits())
+        limits = account_limits(account, self._tiers)
         shown: dict[str, Any] = {
             "object": "key",
             "account": account.name,
@@ -85,14 +88,17 @@ class AccountEndpoints:
 
     def usage(self, environ: dict[str, Any], call: Call) -> Response:
         """The account's calls by ``by`` (``day``, which is the default, or ``model``),
-        from ``since`` up to before ``until``.
+        from ``since`` up to before ``until``: without a ``since``, of 31 days.
 
         :raises AuthenticationFailed: no valid credential.
         :raises InvalidRequest: a parameter cannot be understood.
         """
         with self._asked(environ, call) as caller, store_errors("ledger"):
             query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+            _check_names(query)
             by, since, until = _grouping(query), _time(query, "since"), _time(query, "until")
+            if since is None:
+                since = _before(until or now())
             rows = list(self._ledger.usage(caller.account.name, since=since, until=until, by=by))
         total = UsageRow(
             "",
@@ -123,6 +129,26 @@ def _figures(row: UsageRow) -> dict[str, Any]:
         "completion_tokens": row.completion_tokens,
         "cost": dollars(row.cost),
     }
+
+
+def now() -> datetime:
+    """The time from which usage is looked back."""
+    return datetime.now(UTC)
+
+
+def _before(at: datetime) -> datetime:
+    try:
+        return at - SPAN
+    except OverflowError:  # the beginning of the calendar
+        return at
+
+
+def _check_names(query: Mapping[str, list[str]]) -> None:
+    for name in query:
+        if name not in ("by", "since", "until"):
+            raise InvalidRequest(
+                f"Unknown parameter: '{name[:50]}'. Known are by, since and until.", param=name[:50]
+            )
 
 
 def _grouping(query: Mapping[str, list[str]]) -> Any:

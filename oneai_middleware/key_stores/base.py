@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 from .. import secret as secrets
@@ -69,9 +70,11 @@ class KeyStore:
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
         """A new key for ``account`` and its secret, which is shown this once.
 
-        ``fields`` are fields of :class:`ApiKey`.
+        ``fields`` are fields of :class:`ApiKey`, other than its id and account.
 
         :raises KeyError: for an unknown account.
+        :raises TypeError: for a field that cannot be chosen.
+        :raises ValueError: for a value that a field cannot have.
         """
         raise self._read_only()
 
@@ -79,13 +82,18 @@ class KeyStore:
         """Change fields of a key; ``revoked=True`` closes it.
 
         :raises KeyError: for an unknown key.
+        :raises TypeError: for a field that cannot be chosen.
+        :raises ValueError: for a value that a field cannot have.
         """
         raise self._read_only()
 
     def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
         """A new key with the rights of an old one, which works on for ``overlap``
-        seconds; the new key and its secret, which is shown this once. Its budget is
-        whole.
+        seconds, and without any is revoked; the new key and its secret, which is shown
+        this once. Its budget is whole.
+
+        The default is two writes after a look at all keys: a store with many keys, or
+        whose writes can fail, does better.
 
         :raises KeyError: for a key that is unknown, revoked or expired.
         """
@@ -93,10 +101,8 @@ class KeyStore:
         old = next((key for key in self.keys() if key.id == key_id and key.is_valid(now)), None)
         if old is None:
             raise KeyError(key_id)
-        rights = ("label", "models", "limits", "budget", "period", "expires")
-        created = self.create(old.account.name, **{name: getattr(old, name) for name in rights})
-        end = now + overlap
-        self.update(key_id, expires=end if old.expires is None else min(end, old.expires))
+        created = self.create(old.account.name, **rights_of(old))
+        self.update(key_id, **end_of(old, now, overlap))
         return created
 
     def used(self, key: ApiKey, at: float) -> None:
@@ -115,5 +121,31 @@ class KeyStore:
         """Create the account, or change it."""
         raise self._read_only()
 
+    def committed(self, then: Callable[[], None]) -> None:
+        """Call ``then`` as soon as others see what this thread has written: at once,
+        unless the store writes inside transactions of the host's."""
+        then()
+
     def _read_only(self) -> ConfigurationError:
         return ConfigurationError(f"{type(self).__name__} cannot be written to")
+
+
+def new_key(account: Account, fields: Mapping[str, Any]) -> tuple[ApiKey, str]:
+    """A key that no store knows yet, and its secret."""
+    secret = secrets.new_secret()
+    named = {"id": f"key_{uuid.uuid4().hex}", "hint": secrets.hint(secret)}
+    return ApiKey(account=account, **{**named, **fields}), secret
+
+
+def rights_of(old: ApiKey) -> dict[str, Any]:
+    """The fields that a key in place of ``old`` has from it."""
+    names = ("label", "models", "limits", "budget", "period", "expires")
+    return {name: getattr(old, name) for name in names}
+
+
+def end_of(old: ApiKey, now: float, overlap: float) -> dict[str, Any]:
+    """The fields that let ``old`` work on for ``overlap`` seconds and no longer."""
+    if overlap <= 0:
+        return {"revoked": True}
+    end = now + overlap
+    return {"expires": end if old.expires is None else min(end, old.expires)}

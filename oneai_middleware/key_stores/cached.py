@@ -62,22 +62,18 @@ class CachedKeyStore(KeyStore):
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
         key, secret = self.store.create(account, **fields)
-        digest = self.store.digest(secret)
-        if digest is not None:
-            self._found().forget_miss(digest)
+        self._forget_miss(secret)
         return key, secret
 
     def update(self, key_id: str, **fields: Any) -> ApiKey:
         key = self.store.update(key_id, **fields)
-        self._found().forget_hits()
+        self._forget(lambda: self._found().forget_hits())
         return key
 
     def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
         key, secret = self.store.rotate(key_id, overlap=overlap)
-        self._found().forget_hits()
-        digest = self.store.digest(secret)
-        if digest is not None:
-            self._found().forget_miss(digest)
+        self._forget_miss(secret)
+        self._forget(lambda: self._found().forget_hits())
         return key, secret
 
     def upgrade(self) -> str | None:
@@ -102,9 +98,19 @@ class CachedKeyStore(KeyStore):
 
     def save_account(self, account: Account) -> None:
         self.store.save_account(account)
-        self._found().forget_hits()  # keys carry their account
-        self._accounts().forget_hits()
-        self._accounts().forget_miss(account.name)
+        self._forget(lambda: self._found().forget_hits())  # keys carry their account
+        self._forget(lambda: self._accounts().forget_hits())
+        self._forget(lambda: self._accounts().forget_miss(account.name))
+
+    def _forget(self, forget: Callable[[], None]) -> None:
+        """Now, and when it is committed: until then others may find what was before."""
+        forget()
+        self.store.committed(forget)
+
+    def _forget_miss(self, secret: str) -> None:
+        digest = self.store.digest(secret)
+        if digest is not None:
+            self._forget(lambda: self._found().forget_miss(digest))
 
 
 class _Recent:

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from .. import secret as secrets
-from ..accounts import Account, ApiKey, DeclaredAccount, check_name, read_accounts, read_tiers
+from ..accounts import (
+    Account,
+    ApiKey,
+    DeclaredAccount,
+    check_key_fields,
+    check_name,
+    read_accounts,
+    read_tiers,
+)
 from ..errors import ConfigurationError
 from ..per_process import PerProcess
 from .base import KeyStore
@@ -46,6 +54,7 @@ class MemoryKeyStore(KeyStore):
         return self._accounts.get(name)
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
+        check_key_fields(fields)
         secret = secrets.new_secret()
         digest = secrets.digest(secret)
         given = {"id": _key_id(digest), "hint": secrets.hint(secret), **fields}
@@ -55,6 +64,7 @@ class MemoryKeyStore(KeyStore):
         return key, secret
 
     def update(self, key_id: str, **fields: Any) -> ApiKey:
+        check_key_fields(fields)
         with self._writing():
             for digest, key in self._keys.items():
                 if key.id == key_id:

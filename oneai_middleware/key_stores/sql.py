@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Any, Self
 
 import sqlalchemy as sa
 
 from .. import secret as secrets
-from ..accounts import Account, ApiKey, Limits, check_name, is_name
+from ..accounts import Account, ApiKey, Limits, check_key_fields, check_name, is_name
 from ..database.engine import Database, database_at
 from ..database.kinds import insert
 from ..database.tables import ACCOUNTS, KEYS
 from ..errors import ConfigurationError
 from ..protocol import json
-from .base import KeyStore
+from .base import KeyStore, end_of, new_key, rights_of
 
-_CHANGEABLE = {*ApiKey._fields} - {"id", "account"}
 _ACCOUNT = [column.label(f"account_{column.name}") for column in ACCOUNTS.c]
 
 
@@ -54,29 +52,45 @@ class SQLKeyStore(KeyStore):
         return None if row is None else _account(row)
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
+        check_key_fields(fields)
         owner = self.account(account)
         if owner is None:
             raise KeyError(account)
-        secret = secrets.new_secret()
-        given = {"id": f"key_{uuid.uuid4().hex}", "hint": secrets.hint(secret), **fields}
-        key = ApiKey(account=owner, **given)
-        row = {
-            **_columns(key._asdict()),
-            "digest": secrets.digest(secret),
-            "account": account,
-            "created_at": _now(),
-        }
+        key, secret = new_key(owner, fields)
+        row = _row(key, secret)
         self._database.run(lambda connection: connection.execute(sa.insert(KEYS).values(row)))
         return key, secret
 
     def update(self, key_id: str, **fields: Any) -> ApiKey:
-        if fixed := fields.keys() - _CHANGEABLE:
-            raise TypeError(f"no field of a key that can be changed: {', '.join(sorted(fixed))}")
+        check_key_fields(fields)
         its = KEYS.c.id == key_id
-        changed = sa.update(KEYS).where(its).values(_columns(fields))
-        if not self._database.run(lambda connection: connection.execute(changed).rowcount):
+        if not is_name(key_id):
             raise KeyError(key_id)
-        return self._select(its)[0]
+        if fields:
+            changed = sa.update(KEYS).where(its).values(_columns(fields))
+            self._database.run(lambda connection: connection.execute(changed))
+        keys = self._select(its)
+        if not keys:
+            raise KeyError(key_id)
+        return keys[0]
+
+    def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
+        if not is_name(key_id):
+            raise KeyError(key_id)
+        its, now = KEYS.c.id == key_id, time.time()
+
+        def act(connection: sa.Connection) -> tuple[ApiKey, str]:
+            keys = [_key(row) for row in connection.execute(_chosen(its).with_for_update())]
+            if not keys or not keys[0].is_valid(now):
+                raise KeyError(key_id)
+            (old,) = keys
+            new, secret = new_key(old.account, rights_of(old))
+            connection.execute(sa.insert(KEYS).values(_row(new, secret)))
+            ending = _columns(end_of(old, now, overlap))
+            connection.execute(sa.update(KEYS).where(its).values(ending))
+            return new, secret
+
+        return self._database.run(act)
 
     def used(self, key: ApiKey, at: float) -> None:
         micro = round(at * 1_000_000)
@@ -106,14 +120,28 @@ class SQLKeyStore(KeyStore):
         self._database.run(save)
 
     def _select(self, *conditions: sa.ColumnElement[bool]) -> list[ApiKey]:
-        chosen = (
-            sa.select(KEYS, *_ACCOUNT)
-            .join(ACCOUNTS, ACCOUNTS.c.name == KEYS.c.account)
-            .where(*conditions)
-            .order_by(KEYS.c.created_at, KEYS.c.id)
-        )
         with self._database.reading() as connection:
-            return [_key(row) for row in connection.execute(chosen)]
+            return [_key(row) for row in connection.execute(_chosen(*conditions))]
+
+
+def _chosen(*conditions: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    """The keys that fulfil ``conditions``, oldest first, with their accounts."""
+    return (
+        sa.select(KEYS, *_ACCOUNT)
+        .join(ACCOUNTS, ACCOUNTS.c.name == KEYS.c.account)
+        .where(*conditions)
+        .order_by(KEYS.c.created_at, KEYS.c.id)
+    )
+
+
+def _row(key: ApiKey, secret: str) -> dict[str, Any]:
+    """The row of a new key."""
+    return {
+        **_columns(key._asdict()),
+        "digest": secrets.digest(secret),
+        "account": key.account.name,
+        "created_at": _now(),
+    }
 
 
 def _key(row: Any) -> ApiKey:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Self
 
-from ..accounts import Period, check_name
+from ..accounts import MOST_MONEY, Period, check_name
 from ..errors import ConfigurationError
 
 
@@ -71,9 +71,9 @@ def budget_window(period: Period | None, at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d" if period == "day" else "%Y-%m")
 
 
-MOST = 2**62
-"""Nano-dollars that an account may be topped up with in all: sums stay whole numbers in
-every database."""
+ABANDONED = "abandoned"
+"""The outcome of a call that the sweep gave up as lost. Should it come back, its row is
+completed."""
 
 
 def check_top_up(account: str, amount: int, reference: str) -> None:
@@ -88,12 +88,34 @@ def check_top_up(account: str, amount: int, reference: str) -> None:
     check_name("reference", reference)
 
 
+def check_no_balances(settings: Mapping[str, Any]) -> None:
+    """See that no account in the settings has a balance, which only memory reads.
+
+    :raises ConfigurationError: one has.
+    """
+    for name, row in settings.get("accounts", {}).items():
+        if isinstance(row, Mapping) and "balance" in row:
+            raise ConfigurationError(
+                f"accounts[{name!r}]: only the ledger 'memory' reads a balance; remove it here "
+                "and top the account up"
+            )
+
+
+def check_cost(entry: Entry) -> None:
+    """See that a call takes money, and gives none.
+
+    :raises ValueError: it does not.
+    """
+    if type(entry.cost) is not int or entry.cost < 0:
+        raise ValueError(f"a cost is whole nano-dollars, not below zero, not {entry.cost!r}")
+
+
 def check_total(amount: int) -> None:
     """See that an account may own so much.
 
     :raises ValueError: it may not.
     """
-    if amount > MOST:
+    if amount > MOST_MONEY:
         raise ValueError("the account would own more than four billion dollars")
 
 
@@ -134,8 +156,9 @@ class Ledger:
 
         Everything available is held when that lies between ``least`` and
         ``most``. ``budget`` is the most the draft's key may spend in each ``period``
-        of the store's clock, or without one in all. A draft that is not prepaid
-        holds nothing and gets ``most``, within the budget.
+        of the store's clock, or without one in all; what its calls hold counts. A draft
+        that is not prepaid holds nothing of the account's, and gets ``most`` within the
+        budget.
 
         :raises InsufficientBalance: the account does not own ``least``.
         :raises BalanceOnHold: it does, but other calls hold it.
@@ -147,11 +170,13 @@ class Ledger:
     def checkpoint(self, draft: Entry, *, lease: float) -> None:
         """The call lives: ``draft.cost`` is its floor, its lease starts anew.
 
-        A cost above the hold enlarges the hold from what is available, and the
-        draft's figures are what the sweep would write.
+        A cost above the hold enlarges the hold from what is available and within the
+        key's budget, and the draft's figures are what the sweep would write. Of a call
+        that has been settled nothing is changed.
 
         :raises InsufficientBalance: the hold cannot grow to the cost; the floor
             and the lease are renewed all the same.
+        :raises HoldLost: the sweep has settled the call: it must end.
         """
         raise NotImplementedError
 
@@ -159,8 +184,12 @@ class Ledger:
         """Close the hold, charge ``entry.cost`` and write the row, as one act.
 
         The cost is cut to what is held and available together; the row as written
-        is returned. A cost of 0 releases the hold and records the call. Idempotent
-        per request id: the second time, the first row is returned.
+        is returned. It is real, and may go beyond the key's budget. A cost of 0 releases
+        the hold and records the call. Idempotent per request id: the second time, the
+        first row is returned, but for one that the sweep has written (:data:`ABANDONED`),
+        which is completed.
+
+        :raises ValueError: the cost is below zero.
         """
         raise NotImplementedError
 
@@ -199,6 +228,10 @@ class Ledger:
         """Make or change tables to the version this package wants; what was done, in
         words. ``None`` where there are none to see to."""
         return None
+
+    def patient(self) -> Ledger:
+        """The same ledger for somebody who has time, and looks at much at once."""
+        return self
 
     def sweep(self) -> int:
         """Settle at their floor all holds whose lease is over; how many there were."""

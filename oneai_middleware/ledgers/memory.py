@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict, defaultdict
@@ -15,17 +16,20 @@ from ..errors import (
     APIError,
     BalanceOnHold,
     ConfigurationError,
+    HoldLost,
     InsufficientBalance,
     KeyBudgetExhausted,
     ReferenceConflict,
 )
 from ..per_process import PerProcess
 from .base import (
+    ABANDONED,
     Balance,
     Entry,
     Ledger,
     UsageRow,
     budget_window,
+    check_cost,
     check_top_up,
     check_total,
 )
@@ -76,30 +80,30 @@ class MemoryLedger(Ledger):
         purse = draft.key, budget_window(period, self._now())
         with books.lock:
             now = self._clock()
-            if not draft.prepaid:
-                books.check_budget(purse, least, budget)
-                books.open(draft, purse, 0, now + lease)
-                return most
             if books.room(draft, purse, budget) < least:
                 books.sweep(now, self._now(), draft.account)
-            amount = min(most, books.room(draft, purse, budget))
-            if amount < least:
+            size = int(min(most, books.room(draft, purse, budget)))
+            if size < least:
                 raise books.refusal(draft, purse, least, budget)
-            books.open(draft, purse, amount, now + lease)
-            return amount
+            books.open(_Hold(draft, purse, budget, now + lease), size)
+            return size
 
     def checkpoint(self, draft: Entry, *, lease: float) -> None:
+        check_cost(draft)
         books = self._state()
         with books.lock:
             hold = books.holds.get(draft.request_id)
             if hold is None:
-                return  # the sweep was faster, and its row is written
+                if books.is_lost(draft.request_id):
+                    raise HoldLost
+                return  # it has been settled meanwhile
             hold.draft = draft
             hold.expires = self._clock() + lease
-            if draft.prepaid and not books.enlarge(hold, draft.cost):
+            if not books.enlarge(hold, draft.cost):
                 raise InsufficientBalance("The balance of this account is used up.")
 
     def settle(self, entry: Entry) -> Entry:
+        check_cost(entry)
         books = self._state()
         with books.lock:
             return books.settle(entry, self._now())
@@ -184,25 +188,35 @@ Purse = tuple[str | None, str]
 
 @dataclass(slots=True)
 class _Hold:
-    """An open call. Its draft is what the sweep writes, and the draft's cost the floor."""
+    """An open call, or one that was lost. Its draft is what the sweep writes, and the
+    draft's cost the floor; ``size`` is held of the account's money if that is prepaid,
+    and counts against the ``budget`` of the purse."""
 
     draft: Entry
     purse: Purse
-    amount: int
+    budget: int | None
     expires: float
+    size: int = 0
+
+    @property
+    def amount(self) -> int:
+        """What is held of the account's money."""
+        return self.size if self.draft.prepaid else 0
 
 
 class _Books:
     """What one process knows. The lock is held over every use.
 
     ``rows`` is the record of calls, oldest first, and what makes settling
-    idempotent; ``spent_by`` and ``held_by`` count by purse.
+    idempotent; ``lost`` are the calls that were swept, which may come back;
+    ``spent_by`` and ``held_by`` count by purse.
     """
 
     def __init__(self, opening: Mapping[str, int]) -> None:
         self.lock = threading.Lock()
         self.sums: defaultdict[str, _Sums] = defaultdict(_Sums)
         self.holds: dict[str, _Hold] = {}
+        self.lost: OrderedDict[str, _Hold] = OrderedDict()
         self.rows: OrderedDict[str, Entry] = OrderedDict()
         self.references: dict[str, tuple[str, int]] = {}
         self.spent_by: defaultdict[Purse, int] = defaultdict(int)
@@ -214,9 +228,9 @@ class _Books:
         self.sums[account].available += amount
         self.sums[account].topped_up += amount
 
-    def room(self, draft: Entry, purse: Purse, budget: int | None) -> int:
+    def room(self, draft: Entry, purse: Purse, budget: int | None) -> float:
         """The most that a call may hold now."""
-        available = self.sums[draft.account].available
+        available = self.sums[draft.account].available if draft.prepaid else math.inf
         if budget is None:
             return available
         return min(available, budget - self.spent_by[purse] - self.held_by[purse])
@@ -224,75 +238,88 @@ class _Books:
     def refusal(self, draft: Entry, purse: Purse, least: int, budget: int | None) -> APIError:
         """Why there is no room for ``least``: for want of money, or of patience."""
         sums = self.sums[draft.account]
-        if sums.available + sums.held < least:
+        if draft.prepaid and sums.available + sums.held < least:
             return InsufficientBalance("The balance of this account does not cover the request.")
-        self.check_budget(purse, least, budget)
+        if budget is not None and budget - self.spent_by[purse] < least:
+            return KeyBudgetExhausted("The budget of this API key does not cover the request.")
         return BalanceOnHold(
             "The balance is on hold for other requests that are still running. Try again in 1s.",
             retry_after=1,
         )
 
-    def check_budget(self, purse: Purse, least: int, budget: int | None) -> None:
-        if budget is not None and budget - self.spent_by[purse] < least:
-            raise KeyBudgetExhausted("The budget of this API key does not cover the request.")
+    def open(self, hold: _Hold, size: int) -> None:
+        id = hold.draft.request_id
+        if id in self.holds or id in self.rows:
+            raise ValueError(f"request {id!r} has a hold or an entry already")
+        self.holds[id] = hold
+        self.enlarge(hold, size)
 
-    def open(self, draft: Entry, purse: Purse, amount: int, expires: float) -> None:
-        if draft.request_id in self.holds or draft.request_id in self.rows:
-            raise ValueError(f"request {draft.request_id!r} has a hold or an entry already")
-        self.holds[draft.request_id] = hold = _Hold(draft, purse, 0, expires)
-        self.enlarge(hold, amount)
+    def is_lost(self, request_id: str) -> bool:
+        """Whether the call has been swept, or was never here."""
+        return request_id in self.lost or request_id not in self.rows
 
     def enlarge(self, hold: _Hold, to: int) -> bool:
-        """Hold up to ``to`` in all, as far as the money goes; whether it went that far."""
-        sums = self.sums[hold.draft.account]
-        more = max(0, min(to - hold.amount, sums.available))
-        sums.available -= more
-        sums.held += more
-        self.held_by[hold.purse] += more
-        hold.amount += more
-        return hold.amount >= to
+        """Hold up to ``to`` in all, as far as money and budget go; whether they went that
+        far."""
+        if not (hold.draft.prepaid or hold.draft.key):
+            return True
+        room = self.room(hold.draft, hold.purse, hold.budget)
+        self.grow(hold, max(0, int(min(to - hold.size, room))))
+        return hold.size >= to
 
-    def release(self, hold: _Hold) -> None:
+    def grow(self, hold: _Hold, more: int) -> None:
+        """Set so much more aside, or less."""
+        before = hold.amount
+        hold.size += more
         sums = self.sums[hold.draft.account]
-        sums.available += hold.amount
-        sums.held -= hold.amount
-        self.held_by[hold.purse] -= hold.amount
+        sums.available -= hold.amount - before
+        sums.held += hold.amount - before
+        self.held_by[hold.purse] += more
 
     def settle(self, entry: Entry, at: datetime) -> Entry:
-        written = self.rows.get(entry.request_id)
-        if written is not None:
-            return written
         hold = self.holds.pop(entry.request_id, None)
         if hold is not None:
-            self.release(hold)
-        row = entry._replace(cost=self.charge(entry), settled_at=at)
-        self.spent_by[hold.purse if hold is not None else (entry.key, "")] += row.cost
-        self.rows[row.request_id] = row
+            self.grow(hold, -hold.size)
+            return self.write(entry._replace(settled_at=at), hold.purse)
+        lost = self.lost.pop(entry.request_id, None)
+        if lost is not None:  # and it has come back
+            self.charge(lost.draft, lost.purse, -lost.draft.cost)
+            return self.write(entry._replace(settled_at=lost.draft.settled_at), lost.purse)
+        written = self.rows.get(entry.request_id)
+        return written or self.write(entry._replace(settled_at=at), (entry.key, ""))
+
+    def write(self, entry: Entry, purse: Purse) -> Entry:
+        """Take what the entry costs and the account has, and write the row."""
+        cost = entry.cost
+        if entry.prepaid:
+            cost = min(cost, self.sums[entry.account].available)
+        self.charge(entry, purse, cost)
+        self.rows[entry.request_id] = row = entry._replace(cost=cost)
         if len(self.rows) > KEPT_ENTRIES:
             self.rows.popitem(last=False)
         return row
 
-    def charge(self, entry: Entry) -> int:
-        """Take what the entry costs and the account has; the amount taken."""
+    def charge(self, entry: Entry, purse: Purse, cost: int) -> None:
         sums = self.sums[entry.account]
-        cost = entry.cost
         if entry.prepaid:
-            cost = min(cost, sums.available)
             sums.available -= cost
             sums.spent += cost
         else:
             sums.invoiced += cost
-        return cost
+        self.spent_by[purse] += cost
 
     def sweep(self, now: float, at: datetime, account: str | None = None) -> int:
         """Settle at their floor the holds that have expired; how many there were."""
         expired = [
-            hold.draft
+            hold
             for hold in self.holds.values()
             if hold.expires <= now and account in (None, hold.draft.account)
         ]
-        for draft in expired:
-            self.settle(draft, at)
+        for hold in expired:
+            hold.draft = self.settle(hold.draft._replace(outcome=ABANDONED), at)
+            self.lost[hold.draft.request_id] = hold
+            if len(self.lost) > KEPT_ENTRIES:
+                self.lost.popitem(last=False)
         return len(expired)
 
     def faults(self) -> Iterator[str]:

@@ -15,59 +15,65 @@ from ..database.kinds import insert, is_passing
 from ..database.tables import BALANCES, ENTRIES, HOLDS, SPENDING, TOP_UPS
 from ..errors import ConfigurationError, StoreUnavailable
 from ..protocol import json
-from .base import Balance, Entry, UsageRow
-from .bookkeeping import BookkeepingLedger, Books, BrokenOff, Duplicate, Hold, Spending
+from .audit import faults
+from .base import Balance, Entry, UsageRow, check_no_balances
+from .bookkeeping import BookkeepingLedger
+from .books import Books, BrokenOff, Duplicate, Hold, Spending, Sum
 
 MICRO = 1_000_000
-
-# What the rows must add up to.
-_SUMS: dict[str, tuple[sa.Column[int], sa.ColumnElement[bool]]] = {
-    "held": (HOLDS.c.amount, sa.true()),
-    "spent": (ENTRIES.c.cost, ENTRIES.c.prepaid),
-    "invoiced": (ENTRIES.c.cost, ~ENTRIES.c.prepaid),
-    "topped_up": (TOP_UPS.c.amount, sa.true()),
-}
 
 
 class SQLLedger(BookkeepingLedger):
     """Balances and entries in the tables of ``database``.
 
-    ``clock``, seconds since 1970, replaces the database's own in tests.
+    ``clock``, seconds since 1970, replaces the database's own in tests. Who looks at much
+    at once must be ``patient``: callers are not made to wait.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] | None = None) -> None:
-        super().__init__(self._begin)
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Callable[[], float] | None = None,
+        patient: bool = False,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._reading = database.patiently_reading if patient else database.reading
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
         if url is None:
             raise ConfigurationError("ledger: a database's address, such as 'sqlite:///oneai.db'")
+        check_no_balances(settings)
         return cls(database_at(url))
 
     def upgrade(self) -> str:
         return self._database.upgrade()
 
-    def audit(self) -> list[str]:
-        with self._database.patiently_reading() as connection:
-            return list(_SQLBooks(connection, self._clock).faults())
-
     @contextlib.contextmanager
-    def _begin(self) -> Iterator[Books]:
+    def begin(self, *, reading: bool = False) -> Iterator[Books]:
+        enter = self._reading if reading else self._database.transaction
         try:
-            with self._database.transaction() as connection:
+            with enter() as connection:
                 yield _SQLBooks(connection, self._clock)
         except StoreUnavailable as error:
             if is_passing(error.__cause__):
                 raise BrokenOff(error.message, detail=error.detail) from error
             raise
 
+    def patient(self) -> SQLLedger:
+        return SQLLedger(self._database, clock=self._clock, patient=True)
+
+    def audit(self) -> list[str]:
+        with self._database.patiently_reading() as connection:
+            return list(faults(_SQLBooks(connection, self._clock)))
+
     def entries(
         self, account: str, *, since: datetime | None = None, until: datetime | None = None
     ) -> Iterable[Entry]:
         chosen = sa.select(ENTRIES).where(*_within(account, since, until))
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             rows = connection.execute(chosen.order_by(ENTRIES.c.settled_at, ENTRIES.c.request_id))
             return [_entry(row) for row in rows]
 
@@ -87,7 +93,7 @@ class SQLLedger(BookkeepingLedger):
             .group_by(group)
             .order_by(group)
         )
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return [
                 UsageRow(name, *(int(figure) for figure in figures))
                 for name, *figures in connection.execute(chosen)
@@ -100,19 +106,26 @@ class _SQLBooks:
     def __init__(self, connection: sa.Connection, clock: Callable[[], float] | None) -> None:
         self._connection = connection
         self._clock = clock
+        self._read: int | None = None
 
     def now(self) -> float:
-        if self._clock is not None:
-            return self._clock()
+        if self._read is None:
+            self._read = int(self._connection.execute(sa.select(self._micros())).scalar_one())
+        return self._read / MICRO
+
+    def _micros(self) -> sa.ColumnElement[int]:
+        """The microseconds since 1970 of the database's clock, as a part of a statement."""
         kind = self._connection.dialect.name
-        if kind == "sqlite":
-            return time.time()  # the file is on this machine
-        clock = (
-            sa.func.extract("epoch", sa.func.clock_timestamp())
-            if kind == "postgresql"
-            else sa.func.unix_timestamp(sa.func.now(6))
-        )
-        return float(self._connection.execute(sa.select(clock)).scalar_one())
+        if self._clock is not None:
+            return sa.literal(_micro(self._clock()), sa.BigInteger)
+        if kind == "sqlite":  # the file is on this machine
+            return sa.literal(_micro(time.time()), sa.BigInteger)
+        seconds: sa.ColumnElement[Any]
+        if kind == "postgresql":
+            seconds = sa.func.extract("epoch", sa.func.clock_timestamp())
+        else:
+            seconds = sa.func.unix_timestamp(sa.func.now(6))
+        return sa.cast(seconds * MICRO, sa.BigInteger)
 
     # --- money ----------------------------------------------------------------
 
@@ -166,64 +179,74 @@ class _SQLBooks:
 
     # --- holds ------------------------------------------------------------------
 
-    def open(self, hold: Hold, expires: float) -> None:
+    def open(self, hold: Hold, lease: float) -> None:
         draft = hold.draft
+        if self.entry(draft.request_id) is not None:
+            raise Duplicate(draft.request_id)
         row = {
             "request_id": draft.request_id,
             "account": draft.account,
+            "key": draft.key,
             "amount": hold.amount,
+            "counted": hold.counted,
             "budget_window": hold.window,
-            "expires": _micro(expires),
+            "budget": hold.budget,
+            "expires": self._micros() + _micro(lease),
             "draft": _packed(draft),
         }
         if not insert(self._connection, HOLDS, row):
             raise Duplicate(draft.request_id)
 
-    def renew(self, draft: Entry, expires: float) -> Hold | None:
+    def renew(self, draft: Entry, lease: float) -> Hold | None:
         its = HOLDS.c.request_id == draft.request_id
-        renewed = sa.update(HOLDS).where(its)
-        values = {"draft": _packed(draft), "expires": _micro(expires)}
-        if not self._connection.execute(renewed.values(values)).rowcount:
+        values = {"draft": _packed(draft), "expires": self._micros() + _micro(lease)}
+        if not self._connection.execute(sa.update(HOLDS).where(its).values(values)).rowcount:
             return None
-        return self._hold(self._connection.execute(sa.select(HOLDS).where(its)).one())
+        return _hold(self._connection.execute(sa.select(HOLDS).where(its)).one())
 
-    def enlarge(self, request_id: str, amount: int) -> None:
+    def enlarge(self, request_id: str, amount: int, counted: int) -> None:
         enlarged = sa.update(HOLDS).where(HOLDS.c.request_id == request_id)
-        self._connection.execute(enlarged.values(amount=amount))
+        self._connection.execute(enlarged.values(amount=amount, counted=counted))
 
-    def take(self, request_id: str, expired: float | None = None) -> Hold | None:
-        # Locked first: a checkpoint might enlarge it before it is removed.
-        chosen = sa.select(HOLDS).where(HOLDS.c.request_id == request_id).with_for_update()
-        if expired is not None:
-            chosen = chosen.where(HOLDS.c.expires <= _micro(expired))
-        row = self._connection.execute(chosen).one_or_none()
+    def take(self, request_id: str) -> Hold | None:
+        taken = sa.delete(HOLDS).where(HOLDS.c.request_id == request_id)
+        row = self._connection.execute(
+            taken.returning(*HOLDS.c, self._micros().label("now"))
+        ).one_or_none()
         if row is None:
             return None
-        self._connection.execute(sa.delete(HOLDS).where(HOLDS.c.request_id == request_id))
-        return self._hold(row)
+        self._read = int(row.now)
+        return _hold(row)
 
-    def expired(self, now: float, account: str | None, most: int) -> list[str]:
-        chosen = sa.select(HOLDS.c.request_id).where(HOLDS.c.expires <= _micro(now))
-        if account is not None:
-            chosen = chosen.where(HOLDS.c.account == account)
-        return list(self._connection.scalars(chosen.order_by(HOLDS.c.expires).limit(most)))
+    def take_lost(self, account: str | None) -> Hold | None:
+        chosen = sa.select(HOLDS.c.request_id).where(*self._lost(account))
+        found = self._connection.scalars(
+            chosen.order_by(HOLDS.c.expires).limit(1).with_for_update(skip_locked=True)
+        ).one_or_none()
+        return None if found is None else self.take(found)
 
-    @staticmethod
-    def _hold(row: Any) -> Hold:
-        return Hold(Entry(**json.decode(row.draft.encode())), row.amount, row.budget_window)
+    def has_lost(self, account: str) -> bool:
+        chosen = sa.select(HOLDS.c.request_id).where(*self._lost(account)).limit(1)
+        return self._connection.execute(chosen).first() is not None
+
+    def _lost(self, account: str | None) -> list[sa.ColumnElement[bool]]:
+        over = HOLDS.c.expires <= self._micros()
+        return [over] if account is None else [over, HOLDS.c.account == account]
 
     # --- rows ---------------------------------------------------------------------
 
-    def entry(self, request_id: str) -> Entry | None:
+    def entry(self, request_id: str) -> tuple[Entry, str] | None:
         row = self._row(ENTRIES, request_id=request_id)
-        return None if row is None else _entry(row)
+        return None if row is None else (_entry(row), row.budget_window)
 
-    def write(self, entry: Entry) -> None:
-        at = entry.settled_at
-        assert at is not None
-        values = {**entry._asdict(), "settled_at": _micro_of(at), "day": at.date().isoformat()}
-        if not insert(self._connection, ENTRIES, values):
+    def write(self, entry: Entry, window: str) -> None:
+        if not insert(self._connection, ENTRIES, {**_columns(entry), "budget_window": window}):
             raise Duplicate(entry.request_id)
+
+    def rewrite(self, entry: Entry, outcome: str) -> bool:
+        its = ENTRIES.c.request_id == entry.request_id, ENTRIES.c.outcome == outcome
+        rewritten = sa.update(ENTRIES).where(*its).values(_columns(entry))
+        return self._connection.execute(rewritten).rowcount > 0
 
     def top_up(self, reference: str) -> tuple[str, int] | None:
         row = self._row(TOP_UPS, reference=reference)
@@ -236,35 +259,28 @@ class _SQLBooks:
         ):
             raise Duplicate(reference)
 
-    def faults(self) -> Iterator[str]:
-        said, added = self._sums()
-        for account in sorted({account for account, _ in (*said, *added)}):
-            row = {name: said.get((account, name), 0) for name in Balance._fields}
-            if row["available"] + row["held"] + row["spent"] != row["topped_up"]:
-                yield f"{account}: available, held and spent are not what was topped up: {row}"
-            for name in _SUMS:
-                total = added.get((account, name), 0)
-                if row[name] != total:
-                    yield f"{account}: {name} is {row[name]}, its rows add up to {total}"
-
-    def _sums(self) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
-        """What the balances say and what the rows add up to, by account and name.
-
-        One statement sees one moment, though calls go on meanwhile.
-        """
-        parts = [
-            sa.select(BALANCES.c.account, sa.literal(name), sa.literal(True), BALANCES.c[name])
-            for name in Balance._fields
+    def account_sums(self) -> Iterator[Sum]:
+        parts = [_said(BALANCES.c.account, BALANCES.c[name]) for name in Balance._fields]
+        parts += [
+            _added(HOLDS.c.account, HOLDS.c.amount, "held"),
+            _added(ENTRIES.c.account, ENTRIES.c.cost, "spent", ENTRIES.c.prepaid),
+            _added(ENTRIES.c.account, ENTRIES.c.cost, "invoiced", ~ENTRIES.c.prepaid),
+            _added(TOP_UPS.c.account, TOP_UPS.c.amount, "topped_up"),
         ]
-        for name, (column, condition) in _SUMS.items():
-            account = column.table.c.account
-            summed = sa.select(account, sa.literal(name), sa.literal(False), sa.func.sum(column))
-            parts.append(summed.where(condition).group_by(account))
-        said: dict[tuple[str, str], int] = {}
-        added: dict[tuple[str, str], int] = {}
         for account, name, is_said, total in self._connection.execute(sa.union_all(*parts)):
-            (said if is_said else added)[account, name] = int(total)
-        return said, added
+            yield Sum(account, name, is_said, int(total))
+
+    def key_sums(self) -> Iterator[Sum]:
+        def of(table: sa.Table) -> sa.ColumnElement[str]:
+            return table.c.key + " " + table.c.budget_window
+
+        parts = [_said(of(SPENDING), SPENDING.c[name]) for name in Spending._fields]
+        parts += [
+            _added(of(HOLDS), HOLDS.c.counted, "held", HOLDS.c.key.is_not(None)),
+            _added(of(ENTRIES), ENTRIES.c.cost, "spent", ENTRIES.c.key.is_not(None)),
+        ]
+        for key, name, is_said, total in self._connection.execute(sa.union_all(*parts)):
+            yield Sum(f"key {key}".rstrip(), name, is_said, int(total))
 
     def _row(self, table: sa.Table, **names: str) -> Any:
         its = [table.c[name] == value for name, value in names.items()]
@@ -282,8 +298,35 @@ def _within(
     return conditions
 
 
+def _said(whose: sa.ColumnElement[str], figure: sa.Column[int]) -> Any:
+    return sa.select(whose, sa.literal(figure.name), sa.true(), figure)
+
+
+def _added(
+    whose: sa.ColumnElement[str],
+    figure: sa.Column[int],
+    name: str,
+    condition: sa.ColumnElement[bool] | None = None,
+) -> Any:
+    summed = sa.select(whose, sa.literal(name), sa.false(), sa.func.sum(figure)).group_by(whose)
+    return summed if condition is None else summed.where(condition)
+
+
 def _packed(draft: Entry) -> str:
     return json.encode({**draft._asdict(), "settled_at": None}).decode()
+
+
+def _hold(row: Any) -> Hold:
+    """The hold in a row, also in one that a newer version of this package has written."""
+    draft = json.decode(row.draft.encode())
+    known = {name: draft[name] for name in Entry._fields if name in draft}
+    return Hold(Entry(**known), row.amount, row.counted, row.budget_window, row.budget)
+
+
+def _columns(entry: Entry) -> dict[str, Any]:
+    at = entry.settled_at
+    assert at is not None
+    return {**entry._asdict(), "settled_at": _micro_of(at), "day": at.date().isoformat()}
 
 
 def _entry(row: Any) -> Entry:

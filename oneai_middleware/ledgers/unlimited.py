@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from ..accounts import Period
 from ..errors import ConfigurationError
-from .base import Entry
+from .base import Entry, check_no_balances
 from .memory import MemoryLedger
 
 
@@ -23,6 +23,7 @@ class UnlimitedLedger(MemoryLedger):
     def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
         if url is not None:
             raise ConfigurationError(f"ledger: {cls.__name__} is not configured by a URL")
+        check_no_balances(settings)
         return cls()
 
     def hold(

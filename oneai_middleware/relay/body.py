@@ -107,6 +107,7 @@ class EventStream:
         self._exchange.sent()
         self._fill()
         if not self._ready:
+            self.close()  # which a server may skip whose caller hangs up now
             raise StopIteration
         data, chunk = self._ready.popleft()
         if chunk is not None:

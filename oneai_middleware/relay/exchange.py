@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..admission import Admission, AdmissionControl
 from ..call import Call
-from ..errors import APIError, BackendTimeout, CallerLeft, InsufficientBalance
+from ..errors import APIError, BackendTimeout, CallerLeft, HoldLost, InsufficientBalance
 from ..protocol.cancellation import Cancellation
 from ..protocol.chat import Timeouts
 from ..protocol.usage import Usage
@@ -30,6 +30,10 @@ EXHAUSTED = "balance_exhausted"
 
 SETTLING = 2.0
 """Seconds that whoever comes second waits for the first to have settled."""
+
+
+RETRY = 1.0
+"""Seconds after which a renewal that failed is tried again."""
 
 
 class Ending(NamedTuple):
@@ -207,9 +211,13 @@ class Exchange:
     def _renew(self) -> None:
         usage = self.meter.delivered()
         try:
-            self._control.renew(self.call, self.admission, usage)
+            if not self._control.renew(self.call, self.admission, usage):
+                # Before the lease is over there is to be more than one other try.
+                self._renewed -= max(0.0, self._renew_every - RETRY)
         except InsufficientBalance:
             self._end(Ending(EXHAUSTED, usage))
+        except HoldLost as error:  # ours, but what was handed over is theirs
+            self._end(Ending(error.code, usage, error))
         finally:
             self._renewing = False
 

@@ -22,8 +22,9 @@ Add ``pytest.register_assert_rewrite("oneai_middleware.testing")`` to your
 from .backends import BackendContract, said
 from .clock import FakeClock
 from .contract import LEASE, in_threads
+from .holds import draft, hold, try_hold
 from .key_stores import KeyLookupContract, KeyStoreContract, find
-from .ledgers import LedgerContract, draft, hold, try_hold
+from .ledgers import LedgerContract
 from .rate_limiters import RateLimiterContract, attempt, claim, close, refusal, remains
 
 __all__ = [

@@ -117,6 +117,53 @@ class KeyStoreContract(KeyLookupContract):
         assert store.update(key.id, label="new") == key._replace(label="new")
         assert find(store, secret) == key._replace(label="new")
 
+    @pytest.mark.parametrize("field", ["id", "account", "digest", "secret", "created_at"])
+    def test_whose_key_it_is_and_what_opens_it_cannot_be_chosen(
+        self, store: KeyStore, field: str
+    ) -> None:
+        key, secret = store.create("alice")
+        with pytest.raises(TypeError, match=field):
+            store.update(key.id, **{field: "bob"})
+        if field != "account":
+            with pytest.raises(TypeError, match=field):
+                store.create("alice", **{field: "bob"})
+        assert find(store, secret) == key
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            *(("label", bad) for bad in ("a" * 201, "a\0", "a\ud800", None)),
+            *(("models", bad) for bad in ("deepseek-v3", {""}, [1])),
+            *(("limits", bad) for bad in ((1, 2, 3), Limits(rpm=-1), Limits(tpm=2.5))),  # type: ignore[arg-type]
+            *(("budget", bad) for bad in (-5, 2.5, 2**70, True)),
+            *(("period", bad) for bad in ("week", "")),
+            *(("expires", bad) for bad in (-1, float("nan"), float("inf"), "2027-01-01")),
+            ("revoked", 1),
+        ],
+    )
+    def test_a_value_that_means_nothing_is_refused(
+        self, store: KeyStore, field: str, value: object
+    ) -> None:
+        key, secret = store.create("alice")
+        for act in (store.create, lambda _, **fields: store.update(key.id, **fields)):
+            with pytest.raises(ValueError, match=field):
+                act("alice", **{field: value})
+        assert find(store, secret) == key
+        assert len(list(store.keys())) == 1
+
+    def test_the_longest_label_is_kept(self, store: KeyStore) -> None:
+        _, secret = store.create("alice", label="😀" * 200)
+        found = find(store, secret)
+        assert found is not None
+        assert found.label == "😀" * 200
+
+    def test_updating_nothing_changes_nothing(self, store: KeyStore) -> None:
+        key, _ = store.create("alice")
+        assert store.update(key.id) == key
+        for id in ("key_000000000000", "a\0"):
+            with pytest.raises(KeyError):
+                store.update(id)
+
     def test_updating_one_key_leaves_the_others_alone(self, store: KeyStore) -> None:
         other, secret = store.create("alice")
         key, _ = store.create("alice")
@@ -146,16 +193,23 @@ class KeyStoreContract(KeyLookupContract):
 
     def test_a_rotated_key_works_on_for_the_overlap_and_no_longer(self, store: KeyStore) -> None:
         now = time.time()
-        for overlap in (0.0, 3_600.0):
-            key, secret = store.create("alice")
-            assert find(store, secret) == key
-            store.rotate(key.id, overlap=overlap)
-            found = find(store, secret)
-            assert found is not None
-            assert found.expires is not None
-            assert now <= found.expires - overlap <= time.time()
-            assert found.is_valid(now + overlap - 1)
-            assert not found.is_valid(time.time() + overlap)
+        key, secret = store.create("alice")
+        assert find(store, secret) == key
+        store.rotate(key.id, overlap=3_600.0)
+        found = find(store, secret)
+        assert found is not None
+        assert found.expires is not None
+        assert now <= found.expires - 3_600 <= time.time()
+        assert found.is_valid(now + 3_599)
+        assert not found.is_valid(time.time() + 3_600)
+
+    def test_a_key_rotated_without_overlap_is_revoked(self, store: KeyStore) -> None:
+        key, secret = store.create("alice")
+        store.rotate(key.id)
+        found = find(store, secret)
+        assert found is None or found.revoked
+        with pytest.raises(KeyError):
+            store.rotate(key.id)
 
     def test_an_overlap_prolongs_no_key(self, store: KeyStore) -> None:
         soon = float(int(time.time()) + 60)  # which any database can keep

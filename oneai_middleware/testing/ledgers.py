@@ -18,10 +18,12 @@ from ..errors import (
     ReferenceConflict,
 )
 from ..ledgers.base import Balance, Entry, Ledger, UsageRow
-from .contract import LEASE, NAMES, Contract, in_threads
+from .contract import LEASE, NAMES, in_threads
+from .holds import draft, hold, try_hold
+from .lost_calls import LostCallsContract
 
 
-class LedgerContract(Contract):
+class LedgerContract(LostCallsContract):
     """What every ledger that sells prepaid calls does. It starts empty."""
 
     def make_ledger(self) -> Ledger:
@@ -184,6 +186,40 @@ class LedgerContract(Contract):
         ledger.settle(draft("a", key="k1", cost=5))
         assert hold(ledger, draft("b", key="k1"), 11, 200, budget=100) == 95
 
+    def test_an_invoiced_key_spends_no_more_than_its_budget(self, ledger: Ledger) -> None:
+        call = draft("a", key="k1", prepaid=False)
+        assert hold(ledger, call, 10, 60, budget=100) == 60
+        assert hold(ledger, call._replace(request_id="b"), 10, 60, budget=100) == 40
+        with pytest.raises(BalanceOnHold):
+            hold(ledger, call._replace(request_id="c"), 1, 1, budget=100)
+        for each in ("a", "b"):
+            ledger.settle(call._replace(request_id=each, cost=40))
+        assert hold(ledger, call._replace(request_id="c"), 10, 60, budget=100) == 20
+        with pytest.raises(KeyBudgetExhausted):
+            hold(ledger, call._replace(request_id="d"), 21, 60, budget=100)
+
+    @pytest.mark.parametrize("prepaid", [True, False])
+    def test_a_hold_does_not_grow_beyond_the_budget(self, ledger: Ledger, prepaid: bool) -> None:
+        ledger.top_up("alice", 1_000, "r1")
+        call = draft("a", key="k1", prepaid=prepaid)
+        hold(ledger, call, 10, 60, budget=100)
+        ledger.checkpoint(call._replace(cost=100), lease=LEASE)
+        with pytest.raises(InsufficientBalance):
+            ledger.checkpoint(call._replace(cost=101), lease=LEASE)
+        with pytest.raises(BalanceOnHold):
+            hold(ledger, call._replace(request_id="b"), 1, 1, budget=100)
+        ledger.settle(call._replace(cost=90))
+        assert hold(ledger, call._replace(request_id="b"), 1, 60, budget=100) == 10
+
+    @pytest.mark.parametrize("cost", [-1, 1.5, None, True])
+    def test_no_call_gives_money(self, ledger: Ledger, cost: Any) -> None:
+        ledger.top_up("alice", 100, "r1")
+        hold(ledger, draft("a"), 10, 60)
+        for act in (ledger.settle, lambda entry: ledger.checkpoint(entry, lease=LEASE)):
+            with pytest.raises(ValueError, match="below zero"):
+                act(draft("a", cost=cost))
+        assert ledger.balance("alice") == Balance(available=40, held=60, topped_up=100)
+
     @pytest.mark.parametrize(("period", "days"), [("day", 1), ("month", 31)])
     def test_a_budget_is_whole_again_in_the_next_period(
         self, ledger: Ledger, period: Period, days: int
@@ -267,96 +303,6 @@ class LedgerContract(Contract):
         assert abs(row.settled_at - datetime.now(UTC)) < timedelta(days=1)
         assert list(ledger.entries("alice")) == [row]
 
-    # --- checkpoints and the sweep
-
-    def test_a_checkpoint_enlarges_the_hold_to_the_cost(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 10, 60)
-        ledger.checkpoint(draft("a", cost=50), lease=LEASE)
-        assert ledger.balance("alice").held == 60
-        ledger.checkpoint(draft("a", cost=80), lease=LEASE)
-        assert ledger.balance("alice") == Balance(available=20, held=80, topped_up=100)
-
-    def test_a_hold_that_cannot_grow_to_the_cost_says_so(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 10, 60)
-        with pytest.raises(InsufficientBalance):
-            ledger.checkpoint(draft("a", cost=101), lease=LEASE)
-        assert ledger.settle(draft("a", cost=101)).cost == 100
-
-    def test_a_checkpoint_of_a_settled_call_changes_nothing(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 10, 60)
-        ledger.settle(draft("a", cost=25))
-        ledger.checkpoint(draft("a", cost=90), lease=LEASE)
-        assert ledger.balance("alice") == Balance(available=75, spent=25, topped_up=100)
-
-    def test_the_sweep_leaves_living_calls_alone(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 10, 60)
-        for _ in range(5):
-            self.pass_time(LEASE - 1)
-            ledger.checkpoint(draft("a", cost=10), lease=LEASE)
-        assert ledger.sweep() == 0
-        assert ledger.balance("alice").held == 60
-
-    def test_the_sweep_settles_a_lost_call_at_its_floor(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a", model="deepseek-v3"), 10, 60)
-        last = draft("a", model="deepseek-v3", cost=33, prompt_tokens=3, completion_tokens=4)
-        ledger.checkpoint(last, lease=LEASE)
-        self.pass_time(LEASE + 1)
-        assert ledger.sweep() == 1
-        assert ledger.sweep() == 0
-        assert ledger.balance("alice") == Balance(available=67, spent=33, topped_up=100)
-        (row,) = ledger.entries("alice")
-        assert row._replace(settled_at=None) == last
-
-    def test_a_call_lost_before_any_checkpoint_costs_nothing(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 10, 60)
-        self.pass_time(LEASE + 1)
-        assert ledger.sweep() == 1
-        assert ledger.balance("alice") == Balance(available=100, topped_up=100)
-
-    def test_the_floor_holds_though_the_hold_could_not_grow(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 60, 60)
-        hold(ledger, draft("b"), 40, 40)
-        self.pass_time(LEASE - 1)
-        with pytest.raises(InsufficientBalance):
-            ledger.checkpoint(draft("a", cost=70), lease=LEASE)
-        self.pass_time(2)
-        assert ledger.sweep() == 1  # b alone: the lease of a was renewed
-        self.pass_time(LEASE)
-        assert ledger.sweep() == 1
-        assert ledger.balance("alice") == Balance(available=30, spent=70, topped_up=100)
-
-    def test_settling_after_the_sweep_gives_the_row_of_the_sweep(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 10, 60)
-        ledger.checkpoint(draft("a", cost=20), lease=LEASE)
-        self.pass_time(LEASE + 1)
-        ledger.sweep()
-        assert ledger.settle(draft("a", cost=60)).cost == 20
-        assert ledger.balance("alice").spent == 20
-
-    def test_a_call_in_want_of_money_sweeps_its_account_first(self, ledger: Ledger) -> None:
-        ledger.top_up("alice", 100, "r1")
-        hold(ledger, draft("a"), 100, 100)
-        ledger.checkpoint(draft("a", cost=30), lease=LEASE)
-        self.pass_time(LEASE + 1)
-        assert hold(ledger, draft("b"), 10, 100) == 70
-        assert ledger.balance("alice") == Balance(held=70, spent=30, topped_up=100)
-
-    def test_a_lost_invoiced_call_is_invoiced_at_its_floor(self, ledger: Ledger) -> None:
-        call = draft("a", prepaid=False)
-        hold(ledger, call, 10, 60)
-        ledger.checkpoint(call._replace(cost=5), lease=LEASE)
-        self.pass_time(LEASE + 1)
-        assert ledger.sweep() == 1
-        assert ledger.balance("alice") == Balance(invoiced=5)
-
     # --- looking back
 
     def test_entries_are_the_accounts_own_oldest_first(self, ledger: Ledger) -> None:
@@ -417,28 +363,3 @@ class LedgerContract(Contract):
         assert balance.held == 0
         assert balance.available + balance.spent == balance.topped_up == 500
         assert balance.spent == sum(row.cost for row in ledger.entries("alice"))
-
-
-def draft(request_id: str, **fields: Any) -> Entry:
-    """An entry of alice, unless ``fields`` say otherwise."""
-    return Entry(**{"request_id": request_id, "account": "alice", **fields})
-
-
-def hold(
-    ledger: Ledger,
-    entry: Entry,
-    least: int,
-    most: int,
-    budget: int | None = None,
-    period: Period | None = None,
-) -> int:
-    """A hold with the usual lease."""
-    return ledger.hold(entry, least=least, most=most, lease=LEASE, budget=budget, period=period)
-
-
-def try_hold(ledger: Ledger, entry: Entry, amount: int) -> bool:
-    """Whether exactly ``amount`` could be held."""
-    try:
-        return hold(ledger, entry, amount, amount) == amount
-    except (BalanceOnHold, InsufficientBalance):
-        return False

@@ -71,6 +71,16 @@ def test_limits_that_are_not_its_own_are_those_of_its_tier(oneai: Any, stored: G
     assert limits == ["all", "unlimited", "unlimited", "unlimited"]
 
 
+def test_a_tier_that_the_settings_do_not_have_is_said_to_be_unknown(
+    oneai: Any, stored: Gateway
+) -> None:
+    stored.key_store.save_account(Account("alice", tier="gone"))
+    shown = oneai("accounts", "show", "alice")
+    assert shown.status == 0
+    assert shown.said("tier") == "gone (unknown: its calls get 503)"
+    assert shown.said("available") == "0.00"
+
+
 def test_what_a_call_has_cost_shows(oneai: Any, stored: Gateway, ask: Any) -> None:
     secret = oneai("keys", "create", "alice").said("secret")
     oneai("top-up", "alice", "1")

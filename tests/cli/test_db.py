@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
@@ -77,16 +75,14 @@ DJANGO = """
 
 
 @pytest.fixture
-def as_manage_py(file: Path, tmp_path: Path) -> Callable[..., str]:
+def as_manage_py(file: Path, tmp_path: Path, warm: Any) -> Callable[..., str]:
     (tmp_path / "manage.py").write_text(dedent(DJANGO).format(file=file))
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "manage.py", "oneai", *arguments],
+        done = warm.run(
+            ["-W", "error", "manage.py", "oneai", *arguments],
             cwd=tmp_path,
             env={name: text for name, text in os.environ.items() if name != "PYTHONWARNINGS"},
-            capture_output=True,
-            text=True,
         )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout

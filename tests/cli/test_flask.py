@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +32,17 @@ plain = Flask("plain")
 
 
 @pytest.fixture
-def flask(tmp_path: Path) -> Any:
+def flask(tmp_path: Path, warm: Any) -> Any:
     """Run `flask --app shop…` as its users do."""
     (tmp_path / "shop.py").write_text(SHOP)
 
     def flask(app: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-W", "error", "-m", "flask", "--app", app, "oneai", *arguments],
+        said: subprocess.CompletedProcess[str] = warm.run(
+            ["-W", "error", "-m", "flask", "--app", app, "oneai", *arguments],
             cwd=tmp_path,
             env={**os.environ, "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
         )
+        return said
 
     return flask
 

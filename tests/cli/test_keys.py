@@ -13,7 +13,7 @@ import pytest
 
 from oneai_middleware import Gateway
 from oneai_middleware.accounts import Account, ApiKey, Limits
-from oneai_middleware.secret import digest, is_well_formed
+from oneai_middleware.secret import digest, is_well_formed, new_secret
 
 
 def all_keys(gateway: Gateway) -> list[ApiKey]:
@@ -139,7 +139,7 @@ def test_a_name_that_no_database_can_keep_is_refused(
 ) -> None:
     ran = oneai("keys", "create", name)
     assert ran.status == 2
-    assert "is no name of 1 to 190 characters" in ran.err
+    assert "1 to 190 characters" in ran.err
     assert list(stored.key_store.accounts()) == []
 
 
@@ -259,6 +259,25 @@ def test_a_key_that_is_not_there_is_named(oneai: Any, stored: Gateway, verb: str
     assert only_key(stored).is_valid(time.time())
 
 
+def test_a_secret_is_no_name_and_is_not_repeated(oneai: Any, stored: Gateway) -> None:
+    secret = new_secret()
+    for arguments in (("create", secret), ("rotate", secret), ("list", secret)):
+        ran = oneai("keys", *arguments)
+        assert ran.status == 2
+        assert "an API key's secret" in ran.err
+        assert secret not in ran.err
+    assert list(stored.key_store.accounts()) == []
+
+
+def test_a_leaked_key_is_revoked_by_its_secret(oneai: Any, stored: Gateway, ask: Any) -> None:
+    made = oneai("keys", "create", "alice")
+    ran = oneai("keys", "revoke", made.said("secret"))
+    assert (ran.status, ran.out) == (0, f"revoked  {made.said('id')}\n")
+    assert ask(made.said("secret")).status == 401
+    ran = oneai("keys", "revoke", new_secret())
+    assert (ran.status, ran.err) == (1, "oneai: no key has this secret\n")
+
+
 # --- rotate -------------------------------------------------------------------
 
 
@@ -273,7 +292,7 @@ def test_a_rotated_key_gives_its_rights_to_the_new_one_and_stops(
     assert new.status == 0
     assert new.out.endswith("The secret is not kept anywhere: hand it over now.\n")
     first, second = (key._asdict() for key in all_keys(stored))
-    own = ("id", "hint", "expires", "last_used")
+    own = ("id", "hint", "revoked")
     assert [first.pop(name) for name in own] != [second.pop(name) for name in own]
     assert first == second
     assert ask(old.said("secret")).status == 401

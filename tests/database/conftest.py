@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,6 +21,8 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.silent = False
         """Whether it takes what comes, also new connections, and passes nothing on."""
+        self.delay = 0.0
+        """Seconds by which all that the server says comes late."""
         self._server = (host, port)
         self._ends: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -60,6 +63,8 @@ class Proxy:
     def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
+                if self.delay and source.getpeername() == self._server:
+                    time.sleep(self.delay)
                 if not self.silent:
                     target.sendall(data)
         for end in (source, target):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 from oneai_middleware.database.engine import Database
@@ -50,17 +48,11 @@ print(json.dumps([before, in_child, after, status, ledger.balance("alice").avail
 
 
 def test_parent_and_child_write_over_connections_of_their_own(
-    empty_database: Database, connect: Any
+    empty_database: Database, connect: Any, warm: Any
 ) -> None:
     # SQLite tidies a file up when the last one to use it closes it.
     empty_database.engine.dispose()
-    done = subprocess.run(
-        [sys.executable, "-c", FORKING, empty_database.url.render_as_string(False)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = warm.run(["-c", FORKING, empty_database.url.render_as_string(False)])
     assert done.stderr == ""
     before, in_child, after, status, available = json.loads(done.stdout)
     assert (status, available) == (0, 11_111)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +96,26 @@ def test_what_a_silent_server_was_told_before_is_done_whole_or_not_at_all(
     assert hold(ledger, draft("a"), 10, 60) == 60
 
 
+# --- slow -------------------------------------------------------------------------
+
+
+@on_a_server
+@pytest.mark.parametrize("delay", [0.35, 0.6])
+def test_a_server_whose_every_word_is_late_is_given_up_and_nothing_is_half_done(
+    ledger: SQLLedger, proxied: Database, proxy: Any, delay: float
+) -> None:
+    seen = SQLLedger(proxied)
+    seen.balance("alice")
+    proxy.delay = delay
+    with refused_soon() as refused:
+        hold(seen, draft("a", key="k1"), 10, 60, budget=100)
+    assert refused.value.detail == f"{proxied.kind}: it answers too slowly"
+    proxy.delay = 0.0
+    assert ledger.balance("alice") == Balance(available=100, topped_up=100)
+    assert ledger.audit() == []
+    assert hold(seen, draft("a", key="k1"), 10, 60, budget=60) == 60
+
+
 # --- down -------------------------------------------------------------------------
 
 
@@ -177,35 +199,76 @@ def test_a_hold_does_not_wait_long_for_a_lock_and_is_not_half_done(
     assert hold(ledger, draft("a"), 10, 60) == 60
 
 
+@pytest.mark.parametrize(
+    ("mode", "begin", "callers"),
+    [("DELETE", "EXCLUSIVE", 1), ("WAL", "IMMEDIATE", 1), ("WAL", "IMMEDIATE", 8)],
+)
+def test_a_new_file_that_somebody_else_has_locked_is_not_waited_for(
+    tmp_path: Any, connect: Any, mode: str, begin: str, callers: int
+) -> None:
+    file = tmp_path / "oneai.db"
+    seen = SQLLedger(connect(f"sqlite:///{file}"))
+
+    def ask(number: int) -> None:
+        with refused_soon() as refused:
+            hold(seen, draft(f"c{number}"), 10, 60)
+        words = ("database is locked", "somebody else is upgrading")
+        assert any(word in refused.value.detail for word in words)
+
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute(f"PRAGMA journal_mode={mode}")
+        other.execute(f"BEGIN {begin}")
+        with ThreadPoolExecutor(callers) as pool:
+            assert len(list(pool.map(ask, range(callers)))) == callers
+        other.execute("ROLLBACK")
+    assert seen.top_up("alice", 100, "r1")
+    assert seen.audit() == []
+
+
 @on_any
 def test_looking_waits_for_no_lock(ledger: SQLLedger, empty_database: Database) -> None:
-    with locked(empty_database), empty_database.reading() as connection:
-        assert connection.scalar(sa.select(BALANCES.c.available)) == 100
+    with locked(empty_database):
+        assert ledger.balance("alice").available == 100
+        assert list(ledger.usage("alice")) == []
 
 
 @on_any
-def test_a_settlement_outlasts_a_lock_that_a_hold_would_not(
+def test_a_settlement_is_waited_for_no_longer_than_a_hold(
     ledger: SQLLedger, empty_database: Database
 ) -> None:
     hold(ledger, draft("a"), 10, 60)
-    with ThreadPoolExecutor() as pool, locked(empty_database):
-        settlement = pool.submit(ledger.settle, draft("a", cost=25))
-        with refused_soon():
-            hold(ledger, draft("b"), 1, 1)
-        assert not settlement.done()
-    assert settlement.result().cost == 25
-    assert ledger.balance("alice") == Balance(available=75, spent=25, topped_up=100)
-
-
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
-def test_a_settlement_that_no_patience_can_help_is_given_up(
-    ledger: SQLLedger, empty_database: Database
-) -> None:
-    hold(ledger, draft("a"), 10, 60)
-    ledger.settling = 0.0
     with locked(empty_database), refused_soon():
         ledger.settle(draft("a", cost=25))
     assert ledger.balance("alice") == Balance(available=40, held=60, topped_up=100)
+    assert ledger.settle(draft("a", cost=25)).cost == 25
+
+
+# --- patient --------------------------------------------------------------------
+
+LOOKS = ("usage", "entries")
+LOCKS = {
+    "postgresql": ("LOCK TABLE oneai_entries IN ACCESS EXCLUSIVE MODE", "ROLLBACK"),
+    "mariadb": ("LOCK TABLES oneai_entries WRITE", "UNLOCK TABLES"),
+}
+
+
+@pytest.mark.parametrize("database", LOCKS, indirect=True)
+def test_who_has_time_may_look_for_longer_than_a_caller_waits(
+    ledger: SQLLedger, empty_database: Database, connect: Any
+) -> None:
+    ledger.settle(draft("a", prepaid=False, cost=5))
+    patient = ledger.patient()
+    looks = [lambda books, what=what: list(getattr(books, what)("alice")) for what in LOOKS]
+    lock, unlock = LOCKS[empty_database.kind]
+    with ThreadPoolExecutor() as pool, connect(empty_database.url).engine.connect() as other:
+        other.exec_driver_sql(lock)
+        waiting = [pool.submit(look, patient) for look in looks]
+        for look in looks:  # together these wait for longer than any of theirs may
+            with pytest.raises(StoreUnavailable):
+                look(ledger)
+        assert not any(future.done() for future in waiting)
+        other.exec_driver_sql(unlock)
+        assert [len(future.result()) for future in waiting] == [1, 1]
 
 
 # --- exhausted --------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 from oneai_middleware import Gateway
 from oneai_middleware.accounts import NANO, Account, Limits, read_dollars
 from oneai_middleware.database.engine import Database
+from oneai_middleware.endpoints import account
 from oneai_middleware.errors import AuthenticationFailed
 from oneai_middleware.key_stores.base import KeyStore
 from oneai_middleware.key_stores.memory import MemoryKeyStore
@@ -48,8 +49,10 @@ class Day:
 
 
 @pytest.fixture
-def day() -> Day:
-    return Day(MONTHS_END)
+def day(monkeypatch: pytest.MonkeyPatch) -> Day:
+    day = Day(MONTHS_END)
+    monkeypatch.setattr(account, "now", lambda: day.now)
+    return day
 
 
 on_both = pytest.mark.parametrize("stores", ["memory", "sql"], indirect=True)
@@ -295,7 +298,6 @@ def test_usage_without_calls_is_an_empty_list_and_zeros(gateway: Gateway, get: A
         ("since=2027-01-01&until=2026-01-01", 0),
         ("since=2020-01-01&since=2027-01-01", 0),
         ("since=0001-01-01T00:00:00%2B14:00&until=9999-12-31T23:59:59-14:00", 2),
-        ("beta=true&limit=1", 2),
     ],
 )
 def test_usage_is_from_since_up_to_before_until(
@@ -368,6 +370,29 @@ def test_a_malformed_parameter_tells_nobody_without_a_key_anything(
 
 
 @on_both
+def test_usage_without_a_beginning_is_of_31_days(
+    gateway: Gateway, get: Any, chat: Any, day: Day
+) -> None:
+    _, secret = gateway.key_store.create("alice")
+    chat(secret)
+    began = day.now
+    for days, calls in ((30, 1), (32, 0)):
+        day.now = began + timedelta(days=days)
+        assert get("/v1/usage", secret).json["total"]["calls"] == calls
+        until = f"{day.now:%Y-%m-%dT%H:%M:%SZ}"
+        assert get(f"/v1/usage?until={until}", secret).json["total"]["calls"] == calls
+    since = f"{began:%Y-%m-%d}"
+    assert get(f"/v1/usage?since={since}", secret).json["total"]["calls"] == 1
+
+
+def test_a_parameter_that_is_none_is_named(gateway: Gateway, get: Any) -> None:
+    _, secret = gateway.key_store.create("alice")
+    answer = get("/v1/usage?sicne=2026-11-01", secret)
+    assert answer.status == 400
+    assert answer.json["error"]["param"] == "sicne"
+    assert "by, since and until" in answer.json["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "query", ["", "account=bob", "account=bob&user=bob", "key=x&account%5B%5D=bob"]
 )
@@ -381,7 +406,7 @@ def test_another_accounts_figures_are_never_shown(
         body = get(f"{path}?{query}", alices).read().decode()
         assert "bob" not in body
         assert bobs_key.id not in body
-    assert get(f"/v1/usage?{query}", alices).json["total"]["calls"] == 0
+    assert get("/v1/usage", alices).json["total"]["calls"] == 0
     assert get(f"/v1/balance?{query}", alices).json["topped_up"] == "10.00"
 
 
@@ -471,6 +496,21 @@ def test_a_ledger_that_is_down_is_503_and_says_nothing_of_itself(
     assert (reply.status, reply.error["code"]) == (503, "store_unavailable")
     assert reply.headers["retry-after"] == "1"
     assert "hunter2" not in str(reply.json) + caplog.text
+
+
+@on_both
+def test_a_key_of_an_account_of_an_unknown_tier_gets_503_as_its_calls_do(
+    gateway: Gateway, get: Any, chat: Any, caplog: Any
+) -> None:
+    gateway.key_store.save_account(Account("alice", tier="gone"))
+    _, secret = gateway.key_store.create("alice")
+    for reply in (get("/v1/key", secret), chat(secret)):
+        assert (reply.status, reply.error["code"]) == (503, "store_unavailable")
+        assert "gone" not in reply.error["message"]
+    assert caplog.text.count("is of tier 'gone', which the setting 'tiers' does not have") == 2
+    assert get("/v1/balance", secret).json["available"] == "10.00"
+    gateway.key_store.save_account(Account("alice", tier="gone", limits=Limits(rpm=1)))
+    assert get("/v1/key", secret).json["limits"]["rpm"] == 1
 
 
 def test_host_stores_are_asked_inside_its_scope_and_once(make_gateway: Any, send: Any) -> None:

@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-EXAMPLES = 60
 INPUT, OUTPUT = 1_000, 2_000
 
 ANYTHING = st.recursive(
@@ -100,7 +99,6 @@ def stage(make_stage: Any) -> Any:
 
 
 @pytest.mark.parametrize("asked", [False, True])
-@settings(max_examples=EXAMPLES)
 @given(values=st.lists(ANSWER, max_size=5), is_done=st.booleans())
 def test_any_events_make_a_valid_stream(
     stage: Any, asked: bool, values: list[Any], is_done: bool
@@ -115,7 +113,6 @@ def test_any_events_make_a_valid_stream(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@settings(max_examples=EXAMPLES)
 @given(value=ANSWER, status=st.sampled_from([200, 200, 200, 400, 429, 500]))
 def test_any_object_makes_a_valid_answer(stage: Any, stream: bool, value: Any, status: int) -> None:
     stage.plays["p0"] = lambda line: line.whole(value, status=f"{status} So")
@@ -157,7 +154,6 @@ CHANGES = st.lists(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@settings(max_examples=2 * EXAMPLES)
 @given(changes=CHANGES, cut=st.none() | st.integers(0, 1000))
 def test_a_reply_that_was_damaged_on_its_way_is_a_valid_answer_or_an_error(
     stage: Any, stream: bool, changes: list[tuple[int, int, bytes]], cut: int | None

@@ -16,7 +16,8 @@ from oneai_middleware.database.engine import Database
 from oneai_middleware.database.tables import BALANCES, HOLDS, METADATA, TOP_UPS
 from oneai_middleware.errors import OneAIError, StoreUnavailable
 from oneai_middleware.ledgers.base import Balance, Entry
-from oneai_middleware.ledgers.bookkeeping import TRIES, BrokenOff
+from oneai_middleware.ledgers.bookkeeping import TRIES
+from oneai_middleware.ledgers.books import BrokenOff
 from oneai_middleware.ledgers.memory import MemoryLedger
 from oneai_middleware.ledgers.sql import SQLLedger
 from oneai_middleware.testing import LEASE, FakeClock, draft, hold
@@ -35,7 +36,7 @@ class Books(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        clock = FakeClock(time.time())
+        clock = FakeClock(float(int(time.time())))  # which both keep to the microsecond
         with self.database.transaction() as connection:
             for table in reversed(METADATA.sorted_tables):
                 connection.execute(table.delete())
@@ -103,7 +104,7 @@ class Books(RuleBasedStateMachine):
 
 
 TestBooks = Books.TestCase
-TestBooks.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestBooks.settings = settings(stateful_step_count=30)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,13 +127,12 @@ class Interrupted(SQLLedger):
     """One whose transactions are undone at their end, so often."""
 
     interruptions = 0
-    settling = 0.0
 
     @contextlib.contextmanager
-    def _begin(self):
-        with super()._begin() as books:
+    def begin(self, *, reading=False):
+        with super().begin(reading=reading) as books:
             yield books
-            if self.interruptions:
+            if self.interruptions and not reading:
                 self.interruptions -= 1
                 raise BrokenOff("in favour of another")
 
@@ -190,11 +190,11 @@ def test_a_call_in_a_deadlock_gives_way_and_is_held_all_the_same(
         for number in range(50):
             row = {"reference": f"x{number}", "account": "x", "amount": 1, "booked_at": 0}
             other.execute(sa.insert(TOP_UPS).values(row))
-        row = {"account": "x", "amount": 1, "budget_window": "", "expires": 0, "draft": ""}
-        other.execute(sa.insert(HOLDS).values(request_id="a", **row))
+        other.execute(sa.update(BALANCES).values(held=BALANCES.c.held))
         held = pool.submit(hold, ledger, draft("a"), 10, 60)
         eventually(lambda: somebody_waits(empty_database))
-        other.execute(sa.update(BALANCES).values(held=BALANCES.c.held))
+        row = {"account": "x", "amount": 1, "counted": 0, "budget_window": "", "expires": 0}
+        other.execute(sa.insert(HOLDS).values(request_id="a", draft="", **row))
         raise Undone
     assert held.result() == 60
     assert ledger.balance("alice") == Balance(available=40, held=60, topped_up=100)
@@ -209,7 +209,7 @@ def somebody_waits(database):
     ask = {
         "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted",
         "mariadb": "SELECT count(*) FROM information_schema.processlist"
-        " WHERE info LIKE 'INSERT INTO oneai_holds%%'",
+        " WHERE info LIKE 'UPDATE oneai_balances%%'",
     }
     with database.reading() as connection:
         return connection.exec_driver_sql(ask[database.kind]).scalar()

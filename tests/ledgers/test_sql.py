@@ -1,3 +1,4 @@
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -6,8 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from oneai_middleware.database.tables import BALANCES, ENTRIES, HOLDS, TOP_UPS
-from oneai_middleware.errors import ConfigurationError
-from oneai_middleware.ledgers import bookkeeping
+from oneai_middleware.errors import BalanceOnHold, ConfigurationError
 from oneai_middleware.ledgers.base import Balance
 from oneai_middleware.ledgers.sql import SQLLedger
 from oneai_middleware.testing import LEASE, FakeClock, LedgerContract, draft, hold
@@ -81,8 +81,7 @@ def test_the_books_add_up_at_every_moment_while_calls_go_on(ledger):
     assert ledger.balance("alice") == Balance(available=40, spent=60, topped_up=100)
 
 
-def test_the_sweep_goes_on_until_no_lost_call_is_left(ledger, monkeypatch):
-    monkeypatch.setattr(bookkeeping, "SWEPT_AT_ONCE", 3)
+def test_the_sweep_goes_on_until_no_lost_call_is_left(ledger):
     for number in range(7):
         ledger.hold(draft(f"c{number}"), least=10, most=10, lease=-1.0)
     assert ledger.sweep() == 7
@@ -144,9 +143,67 @@ def test_a_lost_call_is_swept_at_the_very_end_of_its_lease(empty_database):
     assert ledger.sweep() == 1
 
 
+@on_sqlite
+def test_a_call_that_a_newer_package_has_begun_is_swept_all_the_same(ledger, empty_database):
+    ledger.hold(draft("a", model="bot"), least=10, most=60, lease=-1.0)
+    with empty_database.transaction() as connection:
+        (row,) = connection.execute(sa.select(HOLDS))
+        newer = row.draft[:-1] + ',"colour":{"red":[1,2]},"mood":null}'
+        connection.execute(sa.update(HOLDS).values(draft=newer))
+    assert ledger.sweep() == 1
+    (row,) = ledger.entries("alice")
+    assert (row.request_id, row.model, row.outcome) == ("a", "bot", "abandoned")
+    assert ledger.balance("alice") == Balance(available=100, topped_up=100)
+    assert ledger.audit() == []
+
+
+@on_sqlite
+def test_a_call_that_an_older_package_has_begun_is_swept_all_the_same(ledger, empty_database):
+    ledger.hold(draft("a"), least=10, most=60, lease=-1.0)
+    with empty_database.transaction() as connection:
+        connection.execute(sa.update(HOLDS).values(draft='{"request_id":"a","account":"alice"}'))
+    assert ledger.sweep() == 1
+    assert ledger.audit() == []
+
+
+class Interrupted(SQLLedger):
+    """One to which something happens after it has looked, before it acts."""
+
+    happens = None
+
+    @contextlib.contextmanager
+    def begin(self, *, reading=False):
+        with super().begin(reading=reading) as books:
+            yield books
+        happens, self.happens = (None, self.happens) if not reading else (self.happens, None)
+        if happens:
+            happens()
+
+
+def test_a_call_that_is_renewed_between_being_found_and_being_swept_is_spared(empty_database):
+    ledger = Interrupted(empty_database)
+    ledger.top_up("alice", 100, "r1")
+    ledger.hold(draft("a"), least=100, most=100, lease=-1.0)
+    ledger.happens = lambda: ledger.checkpoint(draft("a", cost=30), lease=LEASE)
+    with pytest.raises(BalanceOnHold):
+        hold(ledger, draft("b"), 10, 60)
+    assert ledger.happens is None
+    assert ledger.balance("alice") == Balance(held=100, topped_up=100)
+    assert ledger.settle(draft("a", cost=40, outcome="answered")).cost == 40
+
+
 def test_a_url_names_the_database(tmp_path):
     with pytest.raises(ConfigurationError, match="sqlite:///oneai.db"):
         SQLLedger.from_settings({})
     ledger = SQLLedger.from_settings({}, f"sqlite:///{tmp_path}/oneai.db")
     assert ledger.upgrade() == "sqlite: upgraded from nothing to version 0001"
     assert ledger.top_up("alice", 1, "r1")
+
+
+def test_a_balance_in_the_settings_is_refused_at_start(make_gateway, tmp_path):
+    url = f"sqlite:///{tmp_path}/oneai.db"
+    with pytest.raises(ConfigurationError, match=r"accounts\['alice'\].* 'memory' reads a balance"):
+        make_gateway(ledger=url)
+    gateway = make_gateway(ledger=url, accounts={"alice": {"tier": "pro"}})
+    assert gateway.ledger.balance("alice") == Balance()
+    assert (tmp_path / "oneai.db").exists()

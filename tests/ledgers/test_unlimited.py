@@ -42,6 +42,12 @@ def test_a_url_is_refused():
         UnlimitedLedger.from_settings({}, "unlimited://")
 
 
+def test_a_balance_that_nobody_would_ask_for_is_refused():
+    settings = {"accounts": {"alice": {"balance": "10"}, "bob": {}}}
+    with pytest.raises(ConfigurationError, match=r"accounts\['alice'\].* 'memory' reads a balance"):
+        UnlimitedLedger.from_settings(settings)
+
+
 def test_a_key_may_spend_no_more_than_its_budget_though_nobody_asks_for_money(ledger):
     hold(ledger, draft("a", key="k"), 10, 100, budget=50)
     ledger.settle(draft("a", key="k", cost=45))

@@ -99,6 +99,7 @@ def test_an_answer_that_came_while_the_books_were_locked_is_paid_all_the_same(
         provider.respond = respond
         reply = send(gateway, "POST", "/v1/chat/completions", CHAT, shop.headers)
     assert reply.json["choices"][0]["message"]["content"] == "hello"
+    assert gateway._control.retry_settlements() == 0
     (row,) = shop.rows
     assert (row.outcome, row.cost) == ("answered", 13_000)
     shop.assert_books_are_exact()

@@ -80,12 +80,19 @@ def test_each_item_is_one_whole_event_and_done_is_the_last(bench, start):
 
 def test_a_call_is_settled_when_its_answer_is_complete_not_when_it_is_closed(bench, start):
     stream = start("hello")
-    list(stream.body)
+    while b"[DONE]" not in next(stream.body):
+        pass
     assert bench.row.outcome == "answered"
     bench.assert_settled()
     assert bench.control.calls == 1  # the server's thread is still at work
     stream.body.close()
     assert bench.row.outcome == "answered"
+    bench.assert_nothing_is_held()
+
+
+def test_a_stream_that_was_read_to_its_end_keeps_no_place_though_nobody_closes_it(bench, start):
+    stream = start("hello")
+    assert list(stream.body)
     bench.assert_nothing_is_held()
 
 

@@ -9,6 +9,7 @@ from oneai_middleware.errors import (
     BackendTimeout,
     BackendUnavailable,
     CallerLeft,
+    HoldLost,
     InternalError,
     InvalidRequest,
 )
@@ -189,7 +190,40 @@ def test_the_books_are_exact_after_any_calls(calls):
     bench.assert_settled()
 
 
-def test_a_failing_store_keeps_nothing_and_spoils_no_answer(bench, make, monkeypatch, caplog):
+def test_a_renewal_that_fails_is_tried_again_within_a_second(bench, make, monkeypatch):
+    exchange, tries = make(), []
+
+    def fail(*_, **__):
+        tries.append(bench.clock() - began)
+        raise OSError("the database is gone")
+
+    monkeypatch.setattr(bench.ledger, "checkpoint", fail)
+    began = bench.clock()
+    for _ in range(60):
+        bench.clock.advance(0.25)
+        hear(bench, exchange)
+        exchange.look()
+    assert tries == [10, 11, 12, 13, 14, 15]
+    monkeypatch.undo()
+    assert exchange.answer(Usage(10, 1))
+
+
+def test_a_stream_whose_hold_was_swept_ends_and_is_paid_as_far_as_it_went(bench, make):
+    exchange = make()
+    usage = hand(bench, exchange)
+    bench.clock.advance(LEASE + 1)
+    assert bench.ledger.sweep() == 1
+    hear(bench, exchange)
+    exchange.look()
+    assert exchange.ending
+    assert isinstance(exchange.ending.error, HoldLost)
+    assert exchange.cancellation.cancelled
+    assert bench.row.completion_tokens == usage.completion_tokens > 0
+    assert bench.row.cost > 0
+    bench.assert_settled()
+
+
+def test_failing_stores_spoil_no_answer_and_give_none_away(bench, make, monkeypatch, caplog):
     exchange = make()
 
     def fail(*arguments):
@@ -200,13 +234,16 @@ def test_a_failing_store_keeps_nothing_and_spoils_no_answer(bench, make, monkeyp
     assert exchange.answer(Usage(10, 1))
     exchange.release()
     assert bench.control.calls == 0
-    assert {"the ledger failed", "the rate limiter failed"} == {
-        record.getMessage().partition(": ")[2].partition(" on ")[0] for record in caplog.records
-    }
+    assert [record.getMessage() for record in caplog.records] == [
+        "calls cannot be settled and will be later: the ledger failed: OSError",
+        "req_0: the rate limiter failed on a call under way: OSError",
+    ]
     monkeypatch.undo()
     bench.clock.advance(LEASE + 1)
     bench.ledger.sweep()
     assert bench.row.cost == 0
+    assert bench.control.retry_settlements() == 0
+    assert bench.row.cost > 0
     assert not bench.ledger.audit()
 
 
@@ -297,7 +334,7 @@ def test_leases_are_renewed_every_third_of_their_time(bench, make, monkeypatch, 
 
     def noted(*arguments):
         renewals.append(bench.clock())
-        renew(*arguments)
+        return renew(*arguments)
 
     monkeypatch.setattr(bench.control, "renew", noted)
     exchange = make(stream=stream)

@@ -172,6 +172,7 @@ def state(account):
         "faults": ledger.audit(),
         "used_slots": CONCURRENT - free_slots(account),
         "renewals": ledger.renewals,
+        "calls": app.gateway._control.calls,
         "pumps": [t.name for t in threading.enumerate() if t.name == "oneai-pump"],
     }
 
@@ -371,6 +372,11 @@ class Place:
         state = self.state()
         done = not (state["balance"]["held"] or state["used_slots"] or state["pumps"])
         return done and state
+
+    def idle(self) -> Any:
+        """The same, once no call keeps a thread of the server's either."""
+        state = self.settled()
+        return not state["calls"] and state if state else False
 
     def assert_books_are_exact(self, state: Any) -> None:
         balance = state["balance"]

@@ -16,9 +16,11 @@ PLACES = 5
 
 
 @pytest.fixture
-def place(serve: Any, kind: str) -> Any:
+def place(serve: Any, kind: str, eventually: Any) -> Any:
     """A server of each kind with so few places that a call that kept its would be missed."""
-    return serve(kind, max_calls=PLACES)
+    place = serve(kind, max_calls=PLACES)
+    assert eventually(place.idle)  # the callers of the test before may just have left
+    return place
 
 
 # --- answers ----------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def test_a_caller_who_leaves_frees_all_they_held_at_once(
             lambda: all(turn.left.is_set() for turn in place.provider.turns), patience
         )
         assert gone, "the provider still works for nobody"
-        state = eventually(place.settled, patience)
+        state = eventually(place.idle, patience)
     assert [row["outcome"] for row in state["entries"]] == ["caller_left"] * len(moments)
     assert len(place.provider.turns) == len(moments)
     place.assert_books_are_exact(state)

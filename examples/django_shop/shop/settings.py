@@ -7,6 +7,7 @@ environment DeepSeek's models are sold as well.
 import os
 from pathlib import Path
 
+import django
 from django.core.exceptions import ImproperlyConfigured
 
 
@@ -36,10 +37,17 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": DATABASE,
+        "OPTIONS": {"timeout": 20},
         # A file for the tests too: in memory, one thread locks another out.
-        "TEST": {"NAME": DATABASE.replace(".sqlite3", ".test.sqlite3")},
+        "TEST": {"NAME": f"{DATABASE}.test"},
     }
 }
+if django.VERSION >= (5, 1):
+    # Or a page that reads before it writes would find that calls wrote meanwhile.
+    DATABASES["default"]["OPTIONS"] |= {
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL",
+    }
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -59,6 +67,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "shop.middleware.Unavailable",
 ]
 TEMPLATES = [
     {

@@ -5,12 +5,16 @@ import json
 import re
 import time
 from typing import Any
+from unittest import mock
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
+from django.db import connection
 from django.test import Client, TransactionTestCase, override_settings
 
 from oneai_middleware.accounts import NANO
+from oneai_middleware.errors import StoreUnavailable
 from oneai_middleware.integrations.django.conf import gateway
 
 from .views import account_name, open_account
@@ -96,6 +100,27 @@ class ShopTest(TransactionTestCase):
     def test_without_its_secret_the_webhook_believes_nobody(self) -> None:
         client = Client(raise_request_exception=False)
         assert client.post("/webhooks/payment").status_code == 500
+
+    def test_a_page_that_cannot_go_on_says_so_and_leaves_nothing_half_done(self) -> None:
+        password = "correct horse battery"
+        form = {"username": "bob", "password1": password, "password2": password}
+        down = StoreUnavailable("Try again shortly.")
+        with mock.patch.object(gateway().key_store, "save_account", side_effect=down):
+            reply = Client().post("/signup", form)
+        self.assertContains(reply, "Try again", status_code=503)
+        assert not get_user_model().objects.filter(username="bob").exists()
+        self.sign_up("bob")
+
+    def test_no_call_waits_while_a_password_is_hashed(self) -> None:
+        inside = []
+
+        def hashed(password: str | None) -> str:
+            inside.append(connection.in_atomic_block)
+            return make_password(password)
+
+        with mock.patch("django.contrib.auth.base_user.make_password", hashed):
+            self.sign_up("bob")
+        assert inside == [False]
 
     def test_visitors_are_asked_to_log_in(self) -> None:
         self.assertRedirects(Client().get("/"), "/login?next=/")

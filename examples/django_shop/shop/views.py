@@ -25,8 +25,9 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     form = UserCreationForm(request.POST or None)
     if not form.is_valid():
         return render(request, "shop/signup.html", {"form": form})
+    user = form.save(commit=False)  # the password is hashed here, and calls do not wait for it
     with transaction.atomic():
-        user = form.save()
+        user.save()
         open_account(user)
     login(request, user)
     return redirect("account")
@@ -56,7 +57,7 @@ def create(request: HttpRequest) -> HttpResponse:
         return HttpResponse("Revoke a key first.", status=409)
     if gateway().key_store.account(name) is None:  # a user whom the admin or a command made
         open_account(request.user)
-    label = request.POST.get("label", "").strip()[:60]
+    label = "".join(filter(str.isprintable, request.POST.get("label", "")))[:60]
     key, secret = gateway().key_store.create(name, label=label)
     response = render(request, "shop/new_key.html", {"key": key, "secret": secret})
     response["Cache-Control"] = "no-store"
@@ -81,8 +82,9 @@ def account_name(user: Any) -> str:
 def open_account(user: Any) -> None:
     """Make the account of a user, who is shown as its owner in the admin."""
     name = account_name(user)
-    gateway().key_store.save_account(Account(name))
-    models.Account.objects.filter(name=name).update(owner=user)
+    with transaction.atomic():
+        gateway().key_store.save_account(Account(name))
+        models.Account.objects.filter(name=name).update(owner=user)
 
 
 def valid_keys(name: str) -> list[ApiKey]:

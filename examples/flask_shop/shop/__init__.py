@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from oneai_middleware import ConfigurationError
 from oneai_middleware.integrations.flask import OneAI
 from oneai_middleware.protocol.chat import ChatRequest
 
@@ -30,7 +31,7 @@ def answer(request: ChatRequest) -> Iterator[str]:
 def create_app() -> Flask:
     """The shop, with the API below /oneai.
 
-    :raises RuntimeError: a secret is not set.
+    :raises ConfigurationError: a secret is not set.
     """
     app = Flask(__name__)
     app.secret_key = secret("SHOP_SECRET_KEY")
@@ -58,11 +59,12 @@ def create_app() -> Flask:
 def secret(variable: str) -> str:
     """What an environment variable holds, which everything here rests on.
 
-    :raises RuntimeError: it is not set, or too short to be one.
+    :raises ConfigurationError: it is not set, or too short to be one. ``flask oneai …``
+        says so in one line.
     """
     value = os.environ.get(variable, "")
     if len(value) < SHORTEST_SECRET:
-        raise RuntimeError(
+        raise ConfigurationError(
             f"set {variable} to a secret of {SHORTEST_SECRET} characters or more, such as "
             "`openssl rand -hex 32` prints"
         )

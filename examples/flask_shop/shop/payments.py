@@ -40,6 +40,8 @@ def paid() -> Response:
         abort(422, "There is no such account.")
     try:
         booked = gateway.ledger.top_up(account, amount, reference)
+    except ValueError as error:
+        abort(422, str(error))
     except ReferenceConflict:
         current_app.logger.error("%s was announced before, with another amount", reference)
         abort(409, "This payment was announced before, with another amount.")
@@ -64,8 +66,10 @@ def read(body: bytes) -> tuple[str, int, str]:
         payment = json.loads(body)
         account, id = payment["account"], payment["id"]
         amount = read_dollars(payment["amount"], "amount")
-    except (ValueError, TypeError, KeyError, ConfigurationError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, ConfigurationError) as error:
         abort(400, f"This is no payment: {error}")
-    if not isinstance(account, str) or not re.fullmatch(r"\w{1,100}", str(id)) or not amount:
+    if not isinstance(account, str) or not isinstance(id, str) or not amount:
         abort(400, "This is no payment.")
+    if not re.fullmatch(r"[\w.:-]{1,100}", id, re.ASCII):
+        abort(400, "This is no payment: its id.")
     return account, amount, f"payment:{id}"

@@ -7,111 +7,32 @@ nobody would read these accounts and keys, without its ledger nobody these books
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
-from django.db import router, transaction
 from django.db.models import OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import path, reverse
+from django.urls import URLPattern, path, reverse
 
 from ...accounts import dollars
-from ...errors import ReferenceConflict
-from ...key_stores.cached import CachedKeyStore
+from ...errors import ReferenceConflict, StoreUnavailable
 from ...ledgers.base import Balance as Money
+from .columns import BUDGET, CREATED_AT, EXPIRES, LAST_USED, MONEY, at, in_dollars, spent, state
 from .conf import gateway
-from .fields import now
 from .forms import AccountForm, KeyForm, TopUpForm
-from .key_store import DjangoKeyStore, account_of, key_of
-from .ledger import DjangoLedger
+from .key_store import account_of, key_of
 from .models import Account, APIKey, Balance, Entry, Hold, TopUp
+from .stored import UNAVAILABLE, BooksAdmin, StoredAdmin
+from .use import keys_are_ours, money_is_ours
 
 TOP_UP = "oneai.top_up_account"
-
-
-def keys_are_ours() -> bool:
-    """Whether the project's gateway looks its keys up in these tables."""
-    store = gateway().key_store
-    return isinstance(store.store if isinstance(store, CachedKeyStore) else store, DjangoKeyStore)
-
-
-def money_is_ours() -> bool:
-    """Whether the project's gateway keeps its books in these tables."""
-    return isinstance(gateway().ledger, DjangoLedger)
-
-
-def in_dollars(name: str, heading: str = "", times: int = 1) -> Any:
-    """A column that shows nano-dollars, the attribute ``name`` so many times, as dollars."""
-
-    @admin.display(description=heading or name.replace("_", " "), ordering=name)
-    def column(row: Any) -> str | None:
-        """The amount of a row."""
-        amount = getattr(row, name)
-        return None if amount is None else dollars(amount * times)
-
-    return column
-
-
-@admin.display(description="state")
-def state(key: APIKey) -> str:
-    """Whether a key opens its account, and if not, why."""
-    if key.revoked:
-        return "revoked"
-    return "expired" if key.expires is not None and key.expires <= now() else "valid"
-
-
-BUDGET = in_dollars("budget")
-MONEY = tuple(map(in_dollars, Money._fields))
-
-
-class StoredAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """A table that is there for whoever may see it, while the project uses it. No row
-    of it is deleted: what is in the books is still about it."""
-
-    in_use: Callable[[], bool]
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether the user may, and the project uses the table."""
-        return type(self).in_use() and super().has_view_permission(request, obj)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Whether the user may, and the project uses the table."""
-        return type(self).in_use() and super().has_add_permission(request)
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Whether the user may, and the project uses the table."""
-        return type(self).in_use() and super().has_change_permission(request, obj)
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
-        return False
-
-    def write(self, job: Callable[[], object]) -> None:
-        """Do ``job``, and once more when it is committed: what this process remembers
-        of it must go then, and not while others still see what was before."""
-        job()
-        transaction.on_commit(job, using=router.db_for_write(self.model))
-
-
-class BooksAdmin(StoredAdmin):
-    """A table of the books, to look at: the ledger alone writes it."""
-
-    in_use = staticmethod(money_is_ours)
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody may."""
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Nobody may."""
-        return False
+WORTH_MONEY = ("tier", "prepaid", "limits")
+"""What an account may spend, if not how much it has."""
 
 
 @admin.register(Account)
@@ -121,41 +42,39 @@ class AccountAdmin(StoredAdmin):
     in_use = staticmethod(keys_are_ours)
     form = AccountForm
     list_filter = ("tier", "prepaid")
-    list_select_related = ("owner",)
     ordering = ("name",)
     raw_id_fields = ("owner",)
     search_fields = ("name",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        """The accounts with their money."""
+        """The accounts with their money, and with their owners, who may be in another
+        database."""
         its = Balance.objects.filter(account=OuterRef("name"))
         money = {name: Coalesce(Subquery(its.values(name)), 0) for name in Money._fields}
-        return super().get_queryset(request).annotate(**money)
+        return super().get_queryset(request).annotate(**money).prefetch_related("owner")
 
     def get_list_display(self, request: HttpRequest) -> tuple[Any, ...]:
         """The columns: what is available stands there where it is known."""
         return ("name", "owner", "tier", "prepaid", *(MONEY[:1] if money_is_ours() else ()))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[Any, ...]:
-        """The name, which books and keys know it by, and the money."""
+        """The name, which books and keys know it by, the money, and from those who may
+        not top up what is worth money."""
+        user: Any = request.user
+        settled = () if user.has_perm(TOP_UP) else WORTH_MONEY
         if obj is None:
-            return ()
-        return ("name", *(MONEY if money_is_ours() else ()))
+            return settled
+        return ("name", *settled, *(MONEY if money_is_ours() else ()))
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save the account where calls find it, and whose it is."""
+        gateway().key_store.save_account(account_of(obj))
+        Account.objects.filter(name=obj.name).update(owner_id=obj.owner_id)
 
-        def save() -> None:
-            gateway().key_store.save_account(account_of(obj))
-            Account.objects.filter(name=obj.name).update(owner=obj.owner)
-
-        self.write(save)
-
-    def get_urls(self) -> list[Any]:
-        """The usual pages and ours."""
+    def more_urls(self) -> list[URLPattern]:
+        """The page that tops up."""
         page = self.admin_site.admin_view(self.top_up_view)
-        ours = path("<path:object_id>/top-up/", page, name="oneai_account_top_up")
-        return [ours, *super().get_urls()]
+        return [path("<path:object_id>/top-up/", page, name="oneai_account_top_up")]
 
     def change_view(
         self,
@@ -195,12 +114,20 @@ class AccountAdmin(StoredAdmin):
             "form": form,
             "available": dollars(account.available),
         }
-        return TemplateResponse(request, "admin/oneai/account/top_up.html", context)
+        status = 503 if form.non_field_errors() else 200
+        return TemplateResponse(request, "admin/oneai/account/top_up.html", context, status=status)
 
     def _book(self, request: HttpRequest, account: Any, form: TopUpForm) -> bool:
         amount, reference = form.cleaned_data["amount"], form.cleaned_data["reference"]
+        done = f"Topped up {dollars(amount)} dollars, reference {reference}."
         try:
-            booked = gateway().ledger.top_up(account.name, amount, reference)
+            with self.writing():
+                booked = gateway().ledger.top_up(account.name, amount, reference)
+                if booked:
+                    self.log_change(request, account, done)
+        except StoreUnavailable:
+            form.add_error(None, UNAVAILABLE)
+            return False
         except ReferenceConflict as error:
             form.add_error("reference", str(error))
             return False
@@ -208,8 +135,6 @@ class AccountAdmin(StoredAdmin):
             form.add_error("amount", str(error))
             return False
         if booked:
-            done = f"Topped up {dollars(amount)} dollars, reference {reference}."
-            self.log_change(request, account, done)
             self.message_user(request, done, messages.SUCCESS)
         else:
             self.message_user(request, f"{reference} was booked before.", messages.WARNING)
@@ -230,8 +155,8 @@ class APIKeyAdmin(StoredAdmin):
         state,
         BUDGET,
         "period",
-        "expires",
-        "last_used",
+        EXPIRES,
+        LAST_USED,
     )
     list_filter = ("revoked",)
     list_select_related = ("account",)
@@ -243,13 +168,16 @@ class APIKeyAdmin(StoredAdmin):
         """What is settled when a key is made."""
         if obj is None:
             return ()
-        return ("account", "id", "hint", state, "created_at", "last_used")
+        money = (spent,) if money_is_ours() else ()
+        return ("account", "id", "hint", state, *money, CREATED_AT, LAST_USED)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        """The form's fields; whoever may only look sees the budget in dollars too."""
-        budget = "budget" if obj is None or self.has_change_permission(request, obj) else BUDGET
-        names = super().get_fields(request, obj)
-        return [budget if name == "budget" else name for name in names]
+        """The form's fields; whoever may only look sees them as the form shows them."""
+        names: list[Any] = [*super().get_fields(request, obj)]
+        if obj is None or self.has_change_permission(request, obj):
+            return names
+        shown = {"budget": BUDGET, "expires": EXPIRES}
+        return [shown.get(name, name) for name in names]
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
@@ -267,7 +195,7 @@ class APIKeyAdmin(StoredAdmin):
             key, obj.secret = store.create(record.account.name, **fields)
             obj.id, obj.hint = key.id, key.hint
         elif fields:
-            self.write(lambda: store.update(obj.id, **fields))
+            store.update(obj.id, **fields)
 
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
@@ -286,13 +214,29 @@ class APIKeyAdmin(StoredAdmin):
         return TemplateResponse(request, page, context, headers={"Cache-Control": "no-store"})
 
     @admin.action(permissions=["change"], description="Revoke selected API keys")
-    def revoke(self, request: HttpRequest, queryset: QuerySet[APIKey]) -> None:
-        """Close the selected keys for good."""
-        keys = list(queryset.filter(revoked=False))
-        for key in keys:
-            self.write(partial(gateway().key_store.update, key.id, revoked=True))
-            self.log_change(request, key, "Revoked.")
-        self.message_user(request, f"Revoked: {len(keys)}.", messages.SUCCESS)
+    def revoke(self, request: HttpRequest, queryset: QuerySet[APIKey]) -> HttpResponseBase | None:
+        """Close the selected keys for good, once somebody has confirmed that."""
+        keys = [*queryset.filter(revoked=False)]
+        if keys and "confirmed" not in request.POST:
+            context = {
+                **self.admin_site.each_context(request),
+                "opts": self.opts,
+                "title": "Revoke API keys",
+                "subtitle": None,
+                "keys": keys,
+                "checkbox": ACTION_CHECKBOX_NAME,
+            }
+            return TemplateResponse(request, "admin/oneai/apikey/revoke.html", context)
+        try:
+            with self.writing():
+                for key in keys:
+                    gateway().key_store.update(key.id, revoked=True)
+                    self.log_change(request, key, "Revoked.")
+        except StoreUnavailable:
+            self.message_user(request, UNAVAILABLE, messages.ERROR)
+        else:
+            self.message_user(request, f"Revoked: {len(keys)}.", messages.SUCCESS)
+        return None
 
 
 @admin.register(Entry)
@@ -300,7 +244,7 @@ class EntryAdmin(BooksAdmin):
     """The record of calls."""
 
     list_display = (
-        "settled_at",
+        at("settled_at"),
         "account",
         "key",
         "model",
@@ -314,7 +258,7 @@ class EntryAdmin(BooksAdmin):
     ordering = ("-settled_at",)
     search_fields = ("request_id__exact", "account__exact", "key__exact", "day__exact")
     fields = (
-        ("request_id", "settled_at", "duration"),
+        ("request_id", at("settled_at"), "duration"),
         ("account", "key", "prepaid"),
         ("model", "provider", "outcome"),
         (in_dollars("cost"), "estimated"),
@@ -330,17 +274,17 @@ class EntryAdmin(BooksAdmin):
 class HoldAdmin(BooksAdmin):
     """Money on hold for calls that run."""
 
-    list_display = ("request_id", "account", in_dollars("amount"), "expires")
+    list_display = ("request_id", "account", in_dollars("amount"), EXPIRES)
     ordering = ("expires",)
     search_fields = ("request_id__exact", "account__exact")
-    fields = ("request_id", "account", in_dollars("amount"), "expires", "draft")
+    fields = ("request_id", "account", in_dollars("amount"), EXPIRES, "draft")
 
 
 @admin.register(TopUp)
 class TopUpAdmin(BooksAdmin):
     """Money that was added."""
 
-    list_display = ("booked_at", "account", in_dollars("amount"), "reference")
+    list_display = (at("booked_at"), "account", in_dollars("amount"), "reference")
     ordering = ("-booked_at",)
     search_fields = ("reference__exact", "account__exact")
-    fields = ("reference", "account", in_dollars("amount"), "booked_at")
+    fields = ("reference", "account", in_dollars("amount"), at("booked_at"))

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import F, Model, Q, QuerySet, Sum, Value
+from django.db.models import F, Model, Q, QuerySet, TextField, Value
+from django.db.models import Sum as Total
+from django.db.models.functions import Concat
 
 from ...ledgers.base import Balance, Entry
-from ...ledgers.bookkeeping import Duplicate, Hold, Spending
+from ...ledgers.books import Duplicate, Hold, Spending, Sum
 from ...protocol import json
 from . import models
 from .database import insert
@@ -24,7 +26,7 @@ _CLOCKS = {
 
 
 class DjangoBooks:
-    """See :class:`~oneai_middleware.ledgers.bookkeeping.Books`.
+    """See :class:`~oneai_middleware.ledgers.books.Books`.
 
     ``clock``, seconds since 1970, replaces the database's own in tests.
     """
@@ -32,11 +34,15 @@ class DjangoBooks:
     def __init__(self, connection: Any, clock: Callable[[], float] | None = None) -> None:
         self._connection = connection
         self._clock = clock
+        self._now: float | None = None
 
     def now(self) -> float:
-        """The time."""
-        if self._clock is not None:
-            return self._clock()
+        """The time, as it was when it was asked for first."""
+        if self._now is None:
+            self._now = self._clock() if self._clock is not None else self._read_clock()
+        return self._now
+
+    def _read_clock(self) -> float:
         if self._connection.vendor not in _CLOCKS:
             return time.time()  # SQLite's file is on this machine
         with self._connection.cursor() as cursor:
@@ -97,69 +103,82 @@ class DjangoBooks:
 
     # --- holds ------------------------------------------------------------------
 
-    def open(self, hold: Hold, expires: float) -> None:
+    def open(self, hold: Hold, lease: float) -> None:
         """Write down a hold.
 
-        :raises ValueError: its request has a hold or an entry already.
+        :raises Duplicate: its request has a hold or a row.
         """
         draft = hold.draft
         row = {
             "request_id": draft.request_id,
             "account": draft.account,
+            "key": draft.key,
             "amount": hold.amount,
+            "counted": hold.counted,
             "budget_window": hold.window,
-            "expires": moment(expires),
+            "budget": hold.budget,
+            "expires": moment(self.now() + lease),
             "draft": _packed(draft),
         }
         if self.entry(draft.request_id) is not None or not insert(self._rows(models.Hold), row):
-            raise ValueError(f"request {draft.request_id!r} has a hold or an entry already")
+            raise Duplicate(draft.request_id)
 
-    def renew(self, draft: Entry, expires: float) -> Hold | None:
-        """Give an open hold a new draft and time; the hold, or ``None``."""
+    def renew(self, draft: Entry, lease: float) -> Hold | None:
+        """Give an open hold a new draft and lease; the hold, or ``None``."""
         its = self._rows(models.Hold).filter(request_id=draft.request_id)
-        if not its.update(draft=_packed(draft), expires=moment(expires)):
+        if not its.update(draft=_packed(draft), expires=moment(self.now() + lease)):
             return None
         return _hold(its.get())
 
-    def enlarge(self, request_id: str, amount: int) -> None:
-        """Set the amount of an open hold."""
-        self._rows(models.Hold).filter(request_id=request_id).update(amount=amount)
-
-    def take(self, request_id: str, expired: float | None = None) -> Hold | None:
-        """Remove a hold and return it, if there is one (that had expired)."""
+    def enlarge(self, request_id: str, amount: int, counted: int) -> None:
+        """Set the amounts of an open hold."""
         its = self._rows(models.Hold).filter(request_id=request_id)
-        if expired is not None:
-            its = its.filter(expires__lte=moment(expired))
+        its.update(amount=amount, counted=counted)
+
+    def take(self, request_id: str) -> Hold | None:
+        """Remove a hold and return it, if there is one."""
+        return self._take(self._rows(models.Hold).filter(request_id=request_id))
+
+    def take_lost(self, account: str | None) -> Hold | None:
+        """Remove a hold whose lease is over, and that nobody else is at, and return it."""
+        return self._take(self._lost(account).order_by("expires"), of_others=False)
+
+    def has_lost(self, account: str) -> bool:
+        """Whether there is a hold of the account whose lease is over."""
+        return self._lost(account).exists()
+
+    def _lost(self, account: str | None) -> QuerySet[Any]:
+        rows = self._rows(models.Hold).filter(expires__lte=moment(self.now()))
+        return rows if account is None else rows.filter(account=account)
+
+    def _take(self, its: QuerySet[Any], *, of_others: bool = True) -> Hold | None:
         # Locked first: a checkpoint might enlarge it before it is removed.
-        row = its.select_for_update().first()
+        can_skip = self._connection.features.has_select_for_update_skip_locked
+        row = its.select_for_update(skip_locked=can_skip and not of_others).first()
         if row is None:
             return None
-        self._rows(models.Hold).filter(request_id=request_id).delete()
+        self._rows(models.Hold).filter(request_id=row.request_id).delete()
         return _hold(row)
-
-    def expired(self, now: float, account: str | None, most: int) -> list[str]:
-        """The requests whose holds have expired, at most so many."""
-        rows = self._rows(models.Hold).filter(expires__lte=moment(now))
-        if account is not None:
-            rows = rows.filter(account=account)
-        return list(rows.order_by("expires").values_list("request_id", flat=True)[:most])
 
     # --- rows ---------------------------------------------------------------------
 
-    def entry(self, request_id: str) -> Entry | None:
-        """The row of a request."""
-        row = self._rows(models.Entry).filter(request_id=request_id).first()
-        return None if row is None else entry_of(row)
+    def entry(self, request_id: str) -> tuple[Entry, str] | None:
+        """The row of a request, and the window that it counts in."""
+        row = self._latest(self._rows(models.Entry).filter(request_id=request_id)).first()
+        return None if row is None else (entry_of(row), row.budget_window)
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: Entry, window: str) -> None:
         """Write down a row.
 
         :raises Duplicate: its request has one.
         """
-        assert entry.settled_at is not None
-        day = entry.settled_at.date().isoformat()
-        if not insert(self._rows(models.Entry), {**entry._asdict(), "day": day}):
+        if not insert(self._rows(models.Entry), {**_columns(entry), "budget_window": window}):
             raise Duplicate(entry.request_id)
+
+    def rewrite(self, entry: Entry, outcome: str) -> bool:
+        """Write down a row in place of the one of its request with this ``outcome``."""
+        its = self._rows(models.Entry).filter(request_id=entry.request_id, outcome=outcome)
+        return its.update(**_columns(entry)) > 0
 
     def top_up(self, reference: str) -> tuple[str, int] | None:
         """The account and amount booked with this reference."""
@@ -177,36 +196,29 @@ class DjangoBooks:
 
     # --- do they add up? ------------------------------------------------------------
 
-    def faults(self) -> Iterator[str]:
-        """Sentences about sums of rows that differ from what the balances say."""
-        said, added = self._sums()
-        for account in sorted({account for account, _ in (*said, *added)}):
-            row = {name: said.get((account, name), 0) for name in Balance._fields}
-            if row["available"] + row["held"] + row["spent"] != row["topped_up"]:
-                yield f"{account}: available, held and spent are not what was topped up: {row}"
-            for name in ("held", "spent", "topped_up", "invoiced"):
-                total = added.get((account, name), 0)
-                if row[name] != total:
-                    yield f"{account}: {name} is {row[name]}, its rows add up to {total}"
-
-    def _sums(self) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int]]:
-        """What the balances say and what the rows add up to, by account and name.
-
-        In one statement, which sees one moment: calls go on meanwhile.
-        """
+    def account_sums(self) -> Iterator[Sum]:
+        """What the accounts' rows say, and what holds, rows and top-ups add up to."""
         entries = self._rows(models.Entry)
-        sums = [
-            ("held", self._rows(models.Hold), "amount"),
-            ("spent", entries.filter(prepaid=True), "cost"),
-            ("invoiced", entries.filter(prepaid=False), "cost"),
-            ("topped_up", self._rows(models.TopUp), "amount"),
+        parts = [_said(self._rows(models.Balance), F("account"), name) for name in Balance._fields]
+        parts += [
+            _added(self._rows(models.Hold), F("account"), "held", "amount"),
+            _added(entries.filter(prepaid=True), F("account"), "spent", "cost"),
+            _added(entries.filter(prepaid=False), F("account"), "invoiced", "cost"),
+            _added(self._rows(models.TopUp), F("account"), "topped_up", "amount"),
         ]
-        parts = [_part("said", name, self._rows(models.Balance), name) for name in Balance._fields]
-        parts += [_part("added", name, rows, column) for name, rows, column in sums]
-        found: dict[str, dict[tuple[str, str], int]] = {"said": {}, "added": {}}
-        for account, kind, name, total in parts[0].union(*parts[1:], all=True):
-            found[kind][account, name] = int(total)
-        return found["said"], found["added"]
+        return _sums(parts)
+
+    def key_sums(self) -> Iterator[Sum]:
+        """The same of the keys' rows, in each window, and of holds and rows."""
+        whose = Concat(Value("key "), "key", Value(" "), "budget_window", output_field=TextField())
+        holds = self._rows(models.Hold).filter(key__isnull=False)
+        entries = self._rows(models.Entry).filter(key__isnull=False)
+        parts = [_said(self._rows(models.KeySpending), whose, name) for name in Spending._fields]
+        parts += [
+            _added(holds, whose, "held", "counted"),
+            _added(entries, whose, "spent", "cost"),
+        ]
+        return _sums(parts)
 
     def _rows(self, table: Any) -> QuerySet[Any]:
         rows: QuerySet[Any] = table.objects.using(self._connection.alias)
@@ -214,7 +226,8 @@ class DjangoBooks:
 
     def _latest(self, rows: QuerySet[Any]) -> QuerySet[Any]:
         """As others have left them, where a transaction may see what was before it."""
-        return rows.select_for_update() if self._connection.vendor == "mysql" else rows
+        snapshot = self._connection.vendor == "mysql" and self._connection.in_atomic_block
+        return rows.select_for_update() if snapshot else rows
 
 
 def entry_of(row: models.Entry) -> Entry:
@@ -227,15 +240,36 @@ def moment(seconds: float) -> datetime:
     return EPOCH + timedelta(seconds=seconds)
 
 
-def _part(kind: str, name: str, rows: QuerySet[Any], column: str) -> QuerySet[Any]:
-    """A sum of ``rows`` for every account, labelled."""
-    labels = rows.values("account").annotate(kind=Value(kind), name=Value(name))
-    return labels.annotate(total=Sum(column)).values_list("account", "kind", "name", "total")
+def _said(rows: QuerySet[Any], whose: Any, name: str) -> QuerySet[Any]:
+    return _added(rows, whose, name, name, is_said=True)
+
+
+def _added(
+    rows: QuerySet[Any], whose: Any, name: str, column: str, *, is_said: bool = False
+) -> QuerySet[Any]:
+    """A sum of ``rows`` for everybody, labelled."""
+    labels = rows.annotate(whose=whose).values("whose")
+    labels = labels.annotate(figure=Value(name), is_said=Value(int(is_said)), total=Total(column))
+    return labels.order_by().values_list("whose", "figure", "is_said", "total")
+
+
+def _sums(parts: list[QuerySet[Any]]) -> Iterator[Sum]:
+    """In one statement, which sees one moment: calls go on meanwhile."""
+    for whose, name, is_said, total in parts[0].union(*parts[1:], all=True):
+        yield Sum(whose.rstrip(), name, bool(is_said), int(total))
 
 
 def _packed(draft: Entry) -> str:
     return json.encode({**draft._asdict(), "settled_at": None}).decode()
 
 
+def _columns(entry: Entry) -> dict[str, Any]:
+    assert entry.settled_at is not None
+    return {**entry._asdict(), "day": entry.settled_at.date().isoformat()}
+
+
 def _hold(row: models.Hold) -> Hold:
-    return Hold(Entry(**json.decode(row.draft.encode())), row.amount, row.budget_window)
+    """The hold in a row, also in one that a newer version of this package has written."""
+    draft = json.decode(row.draft.encode())
+    known = {name: draft[name] for name in Entry._fields if name in draft}
+    return Hold(Entry(**known), row.amount, row.counted, row.budget_window, row.budget)

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+import django
 from django.conf import settings as django_settings
 from django.core import mail
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.db import connections, router
 from django.urls import URLResolver, get_resolver
 from django.views.debug import SafeExceptionReporterFilter
 
@@ -16,6 +18,8 @@ from ...errors import ConfigurationError
 from ...gateway import Gateway
 from ...rate_limiters.memory import MemoryRateLimiter
 from .conf import SETTING, gateway
+from .models import Account
+from .use import keys_are_ours, money_is_ours
 
 MIDDLEWARE = "oneai_middleware.integrations.django.middleware.OneAIMiddleware"
 API = "oneai_middleware.integrations.django.urls.api"
@@ -30,7 +34,8 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         return [Error(str(error), hint=f"Mend it in the {SETTING} setting.", id="oneai.E001")]
     return [
         *_providers(ours),
-        *_memory(ours),
+        *(_memory(ours) if _is_for_many() else ()),
+        *(_sqlite() if _is_for_many() else ()),
         *_place(),
         *_passwords(getattr(django_settings, SETTING, {}), SETTING),
         *_asgi(),
@@ -47,11 +52,14 @@ def _providers(ours: Gateway) -> Iterator[CheckMessage]:
         )
 
 
+def _is_for_many() -> bool:
+    """Whether this is neither development nor a test."""
+    # The test runner switches DEBUG off and keeps what would be sent by mail.
+    return not django_settings.DEBUG and not hasattr(mail, "outbox")
+
+
 def _memory(ours: Gateway) -> Iterator[CheckMessage]:
     """Memory is each worker's own: right for development, wrong for several workers."""
-    # The test runner switches DEBUG off and keeps what would be sent by mail.
-    if django_settings.DEBUG or hasattr(mail, "outbox"):
-        return
     if isinstance(ours.rate_limiter, MemoryRateLimiter):
         yield Warning(
             "Rate limits are counted in memory: N worker processes admit N times the limit.",
@@ -64,6 +72,22 @@ def _memory(ours: Gateway) -> Iterator[CheckMessage]:
             "worker processes prepaid accounts are refused.",
             hint=f"Keep keys and money in a database: set {SETTING}['KEY_STORE'] to 'django'.",
             id="oneai.W003",
+        )
+
+
+def _sqlite() -> Iterator[CheckMessage]:
+    """SQLite refuses to write to whoever has read first, if somebody else wrote meanwhile;
+    the gateway sees to that, the project's pages do not."""
+    alias = router.db_for_write(Account)
+    ours = connections[alias].vendor == "sqlite" and (keys_are_ours() or money_is_ours())
+    mode = connections.settings[alias].get("OPTIONS", {}).get("transaction_mode")
+    if ours and not mode and django.VERSION >= (5, 1):
+        yield Warning(
+            f"DATABASES[{alias!r}] is SQLite, and calls write to it: 'database is locked' is what "
+            "a page gets that reads before it writes in one transaction.",
+            hint="Set its OPTIONS: 'transaction_mode': 'IMMEDIATE' and 'init_command': "
+            "'PRAGMA journal_mode=WAL'.",
+            id="oneai.W009",
         )
 
 

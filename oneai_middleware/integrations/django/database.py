@@ -16,7 +16,8 @@ from django.db import Error, IntegrityError, OperationalError, connections, tran
 from django.db.models import QuerySet
 
 from ...errors import StoreUnavailable
-from ...ledgers.bookkeeping import TRIES, BrokenOff
+from ...ledgers.bookkeeping import TRIES
+from ...ledgers.books import BrokenOff
 from .models import Hold
 
 T = TypeVar("T")
@@ -45,7 +46,8 @@ _PASSING = {"40001", "40P01", 1213, 1020}
 @contextlib.contextmanager
 def transaction_on(alias: str, *, reading: bool = False) -> Iterator[Any]:
     """The connection ``alias`` in a transaction: committed at the end, undone if
-    anything is raised. ``reading`` leaves SQLite's file to others that write.
+    anything is raised. One that is only ``reading`` waits for nobody who writes: it is
+    a transaction where it is part of the project's own, or where its time limit is one's.
 
     :raises StoreUnavailable: the database cannot be used now, or its tables are
         missing or of another version.
@@ -57,11 +59,12 @@ def transaction_on(alias: str, *, reading: bool = False) -> Iterator[Any]:
         if not nested:
             _see_to(connection)
             stack.enter_context(_patience(connection))
-        stack.enter_context(transaction.atomic(using=alias))
-        if not nested and connection.vendor == "postgresql":
+        if connection.vendor == "sqlite" and not nested and not reading:
+            _begin_to_write(connection, stack)
+        elif connection.vendor == "postgresql" or not reading:
+            stack.enter_context(transaction.atomic(using=alias))
+        if connection.vendor == "postgresql" and not nested:
             _execute(connection, _POSTGRESQL)
-        if not nested and connection.vendor == "sqlite" and not reading:
-            _write_first(connection)
         yield connection
 
 
@@ -141,8 +144,8 @@ def _patience(connection: Any) -> Iterator[None]:
             _execute(connection, change % before)
 
 
-def _write_first(connection: Any) -> None:
-    """Wait until nobody else writes to SQLite's file.
+def _begin_to_write(connection: Any, stack: contextlib.ExitStack) -> None:
+    """Begin a transaction, for ``stack`` to end, when nobody else writes to SQLite's file.
 
     One that reads first and then writes would find that others wrote meanwhile. SQLite
     asks ever less often the longer it waits, so it waits here a little at a time: who
@@ -150,14 +153,17 @@ def _write_first(connection: Any) -> None:
     """
     _execute(connection, "PRAGMA busy_timeout = 20")
     end = time.monotonic() + 2 * PATIENCE  # it waits for nothing else
-    while not _has_written(connection, at_last=time.monotonic() > end):
+    while not _has_begun(connection, stack, at_last=time.monotonic() > end):
         time.sleep(random.uniform(0.0, 0.004))
     _execute(connection, f"PRAGMA busy_timeout = {PATIENCE * 1000:.0f}")
 
 
-def _has_written(connection: Any, *, at_last: bool) -> bool:
+def _has_begun(connection: Any, stack: contextlib.ExitStack, *, at_last: bool) -> bool:
     try:
-        _execute(connection, f"DELETE FROM {Hold._meta.db_table} WHERE 0")
+        with contextlib.ExitStack() as begun:
+            begun.enter_context(transaction.atomic(using=connection.alias))
+            _execute(connection, f"DELETE FROM {Hold._meta.db_table} WHERE 0")
+            stack.push(begun.pop_all())
     except OperationalError as error:
         if at_last or "SQLITE_BUSY" not in _codes(error):
             raise

@@ -7,9 +7,10 @@ from typing import Any
 from django import forms
 from django.contrib.admin.widgets import AdminSplitDateTime
 
-from ...accounts import Limits, dollars, read_dollars
-from ...errors import ConfigurationError
+from ...accounts import Limits, check_key_fields, check_name, dollars, read_dollars
+from ...errors import ConfigurationError, unknown_name
 from .conf import gateway
+from .fields import EPOCH, aware, local, now
 from .models import Account, APIKey
 
 
@@ -80,17 +81,50 @@ class LimitsField(forms.MultiValueField):
         return Limits(*data_list)._asdict()
 
 
-class _RightsForm(forms.ModelForm):  # type: ignore[type-arg]
-    """What an account and a key have in common."""
+class MomentWidget(AdminSplitDateTime):
+    """A date and a time of day, as the project's pages write them."""
 
+    def decompress(self, value: Any) -> Any:
+        """The two of what the table holds."""
+        return super().decompress(local(value) if value else None)
+
+
+class MomentField(forms.SplitDateTimeField):
+    """A moment in a date and a time of day."""
+
+    widget = MomentWidget
+
+    def compress(self, data_list: Any) -> Any:
+        """The moment of what is written."""
+        written = super().compress(data_list)
+        return None if written is None else aware(written)
+
+
+class _RightsForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What an account and a key have in common.
+
+    What the database has refused (``refusal`` says so) is refused here, to be sent again.
+    """
+
+    refusal: str | None = None
     models = NamesField(
         required=False, help_text="The only models it may use, with commas between; empty: all."
     )
     limits = LimitsField(required=False)
 
+    def clean_models(self) -> list[str] | None:
+        """The models, of which the new ones are there."""
+        models: list[str] | None = self.cleaned_data["models"]
+        known = gateway().catalog
+        for model in set(models or ()).difference(self.instance.models or (), known):
+            raise forms.ValidationError(unknown_name("model", model, known), code="invalid")
+        return models
+
     def clean(self) -> Any:
         """Leave alone what nobody has touched: an empty list and limits without numbers
         look like none, and mean something else."""
+        if self.refusal:
+            raise forms.ValidationError(self.refusal, code="unavailable")
         for name in {"models", "limits"}.difference(self.changed_data):
             self.cleaned_data[name] = getattr(self.instance, name)
         return super().clean()
@@ -108,16 +142,27 @@ class AccountForm(_RightsForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if "tier" not in self.fields:
+            return  # whoever may not change what is worth money has neither
         tiers = dict.fromkeys([*gateway().tiers, self.instance.tier])
         self.fields["tier"].choices = [(tier, tier) for tier in tiers]  # type: ignore[attr-defined]
         self.fields["limits"].help_text = "Instead of those of its tier."
+
+    def clean_name(self) -> str:
+        """A name that books and keys can know it by."""
+        name: str = self.cleaned_data["name"]
+        try:
+            check_name("name", name)
+        except ValueError as error:
+            raise forms.ValidationError(str(error), code="invalid") from None
+        return name
 
 
 class KeyForm(_RightsForm):
     """What a key is for and what it may. Nothing secret passes through it."""
 
     budget = DollarsField(required=False, help_text="The most it may spend, in dollars.")
-    expires = forms.SplitDateTimeField(required=False, widget=AdminSplitDateTime())
+    expires = MomentField(required=False)
 
     class Meta:
         model = APIKey
@@ -130,9 +175,27 @@ class KeyForm(_RightsForm):
     def clean_period(self) -> str | None:
         """The period, which only a budget has."""
         period: str | None = self.cleaned_data["period"] or None
-        if period and not self.cleaned_data.get("budget"):
+        without = self.cleaned_data.get("budget") is None and "budget" not in self.errors
+        if period and without:
             raise forms.ValidationError("A period goes with a budget.", code="invalid")
         return period
+
+    def clean(self) -> Any:
+        """Refuse what no key store would keep."""
+        cleaned = super().clean()
+        for name in {"label", "models", "budget"}.intersection(self.cleaned_data):
+            try:
+                check_key_fields({name: self.cleaned_data[name]})
+            except ValueError as error:
+                self.add_error(name, str(error))
+        return cleaned
+
+    def clean_expires(self) -> Any:
+        """When it expires, which for a new key is yet to come."""
+        expires = self.cleaned_data["expires"]
+        if expires is not None and expires <= (now() if self.instance._state.adding else EPOCH):
+            raise forms.ValidationError("This has passed already.", code="invalid")
+        return expires
 
 
 class TopUpForm(forms.Form):

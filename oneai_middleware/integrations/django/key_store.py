@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from django.db import connections, router
+from django.db import connections, router, transaction
 from django.db.models import Q, QuerySet
 
 from ... import secret as secrets
-from ...accounts import Account, ApiKey, Limits, check_name, is_name
-from ...key_stores.base import KeyStore
+from ...accounts import Account, ApiKey, Limits, check_key_fields, check_name, is_name
+from ...key_stores.base import KeyStore, end_of, new_key, rights_of
 from . import models
 from .database import insert, run_on, transaction_on
 
 UPGRADE = "its tables are made and upgraded by `manage.py migrate`"
+
+_LAST = datetime(9999, 12, 30, tzinfo=UTC).timestamp()
+"""The last day that has a date in every time zone; what comes later is as late."""
 
 
 class DjangoKeyStore(KeyStore):
@@ -40,23 +43,42 @@ class DjangoKeyStore(KeyStore):
         return None if row is None else account_of(row)
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
-        secret = secrets.new_secret()
-        named = {"id": f"key_{uuid.uuid4().hex}", "hint": secrets.hint(secret)}
-        values = {**named, **_columns(fields), "digest": secrets.digest(secret)}
+        check_key_fields(fields)
 
-        def create() -> models.APIKey:
-            owner = _accounts().filter(name=account).first()
+        def create() -> tuple[ApiKey, str]:
+            owner = _accounts().filter(name=account).first() if is_name(account) else None
             if owner is None:
                 raise KeyError(account)
-            return _keys().create(account=owner, **values)
+            return _insert(owner, fields)
 
-        return key_of(run_on(_alias(), create)), secret
+        return run_on(_alias(), create)
 
     def update(self, key_id: str, **fields: Any) -> ApiKey:
-        its = _keys().filter(id=key_id)
-        if not run_on(_alias(), lambda: its.update(**_columns(fields))):
+        check_key_fields(fields)
+        if not is_name(key_id):
             raise KeyError(key_id)
-        return self._select(id=key_id)[0]
+        its = _keys().filter(id=key_id)
+        if fields:
+            run_on(_alias(), lambda: its.update(**_columns(fields)))
+        keys = self._select(id=key_id)
+        if not keys:
+            raise KeyError(key_id)
+        return keys[0]
+
+    def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
+        if not is_name(key_id):
+            raise KeyError(key_id)
+        its, now = _keys().filter(id=key_id), time.time()
+
+        def rotate() -> tuple[ApiKey, str]:
+            row = its.select_related("account").select_for_update().first()
+            if row is None or not key_of(row).is_valid(now):
+                raise KeyError(key_id)
+            old = key_of(row)
+            its.update(**_columns(end_of(old, now, overlap)))
+            return _insert(row.account, rights_of(old))
+
+        return run_on(_alias(), rotate)
 
     def used(self, key: ApiKey, at: float) -> None:
         connection: Any = connections[_alias()]
@@ -85,10 +107,23 @@ class DjangoKeyStore(KeyStore):
 
         run_on(_alias(), save)
 
+    def committed(self, then: Callable[[], None]) -> None:
+        if connections[_alias()].in_atomic_block:
+            transaction.on_commit(then, using=_alias())
+        else:
+            then()
+
     def _select(self, **conditions: str) -> list[ApiKey]:
         rows = _keys().select_related("account").order_by("created_at", "id")
         with transaction_on(_alias(), reading=True):
             return [key_of(row) for row in rows.filter(**conditions)]
+
+
+def _insert(owner: models.Account, fields: Mapping[str, Any]) -> tuple[ApiKey, str]:
+    """A new key of ``owner``, and its secret."""
+    key, secret = new_key(account_of(owner), fields)
+    named = {"account": owner, "digest": secrets.digest(secret)}
+    return key_of(_keys().create(**{**_columns(key._asdict()), **named})), secret
 
 
 def key_of(row: models.APIKey) -> ApiKey:
@@ -133,7 +168,7 @@ def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _moment(at: float) -> datetime:
-    return datetime.fromtimestamp(at, UTC)
+    return datetime.fromtimestamp(min(at, _LAST), UTC)
 
 
 def _seconds(moment: datetime | None) -> float | None:

@@ -28,7 +28,7 @@ from django.db.models import (
 )
 
 from ...errors import ConfigurationError
-from .fields import MomentField, NameField, never_below_zero, now
+from .fields import MomentField, NameField, never_below_zero, now, protect
 
 APP = "oneai_middleware.integrations.django"
 
@@ -46,7 +46,12 @@ class Account(Model):
 
     name: Field[str, str] = NameField(max_length=190, primary_key=True)
     owner: Field[Any, Any] = ForeignKey(
-        settings.AUTH_USER_MODEL, PROTECT, null=True, blank=True, related_name="oneai_accounts"
+        settings.AUTH_USER_MODEL,
+        protect,
+        null=True,
+        blank=True,
+        related_name="oneai_accounts",
+        db_constraint=False,  # users may be in another database
     )
     tier: Field[str, str] = NameField(max_length=100, default="free")
     prepaid: Field[bool, bool] = BooleanField(default=True)
@@ -107,6 +112,7 @@ class Balance(Model):
         constraints = [
             never_below_zero("available", "oneai_balance_available"),
             never_below_zero("held", "oneai_balance_held"),
+            never_below_zero("spent", "oneai_balance_spent"),
         ]
 
     def __str__(self) -> str:
@@ -132,12 +138,18 @@ class KeySpending(Model):
 
 
 class Hold(Model):
-    """Money set aside for a call that runs; ``draft`` is its row if its worker dies."""
+    """Money set aside for a call that runs; ``draft`` is its row if its worker dies.
+
+    ``amount`` is of the account's, ``counted`` against the key's ``budget``.
+    """
 
     request_id: Field[str, str] = NameField(max_length=64, primary_key=True)
     account: Field[str, str] = NameField(max_length=190)
+    key: Field[str | None, str | None] = NameField(max_length=64, null=True)
     amount: Field[int, int] = BigIntegerField()
+    counted: Field[int, int] = BigIntegerField()
     budget_window: Field[str, str] = NameField(max_length=10)
+    budget: Field[int | None, int | None] = BigIntegerField(null=True)
     expires: Field[datetime, datetime] = MomentField()
     draft: Field[str, str] = TextField()
 
@@ -171,6 +183,7 @@ class Entry(Model):
     duration: Field[float, float] = FloatField()
     settled_at: Field[datetime, datetime] = MomentField()
     day: Field[str, str] = NameField(max_length=10)
+    budget_window: Field[str, str] = NameField(max_length=10)
 
     class Meta:
         default_permissions = ("view",)

@@ -1,8 +1,10 @@
+import django
 import pytest
 from django.apps import apps
 from django.conf import settings
 from django.core import mail
 from django.core.checks import run_checks
+from django.db import connections
 from django.test import override_settings
 
 from oneai_middleware.integrations.django import checks
@@ -10,6 +12,7 @@ from oneai_middleware.integrations.django import checks
 SOUND = {
     "DEBUG": False,
     "LEDGER": "unlimited",
+    "ACCOUNTS": {},
     "RATE_LIMITER": "project.limits:Shared",
 }
 OTHER = "django.middleware.common.CommonMiddleware"
@@ -69,8 +72,33 @@ def test_the_api_may_be_in_the_projects_urls_alone(use):
     assert found() == {}
 
 
-def test_keys_and_money_in_the_projects_database_are_right_for_several_processes(use):
-    use(**{**SOUND, "LEDGER": None, "KEY_STORE": "django", "ACCOUNTS": {}})
+IN_THE_DATABASE = {**SOUND, "LEDGER": None, "KEY_STORE": "django"}
+
+
+def test_keys_and_money_in_the_projects_database_are_right_for_several_processes(use, monkeypatch):
+    use(**IN_THE_DATABASE)
+    monkeypatch.setitem(
+        connections.settings["default"], "OPTIONS", {"transaction_mode": "IMMEDIATE"}
+    )
+    assert found() == {}
+
+
+def test_sqlite_as_django_begins_it_is_not(use):
+    use(**IN_THE_DATABASE)
+    if django.VERSION < (5, 1):  # there is no other way to begin
+        assert found() == {}
+        return
+    assert set(found()) == {"W009"}
+    assert "'transaction_mode': 'IMMEDIATE'" in found()["W009"]
+    use(**{**IN_THE_DATABASE, "KEY_STORE": "memory", "LEDGER": "django"})
+    assert set(found()) == {"W009"}
+    use(**{**IN_THE_DATABASE, "DEBUG": True})
+    assert found() == {}
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_server_is(use, tables):
+    use(**IN_THE_DATABASE)
     assert found() == {}
 
 

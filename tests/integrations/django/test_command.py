@@ -1,6 +1,4 @@
 import io
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -57,14 +55,14 @@ def test_what_is_refused_is_a_command_error(use):
         (["chekc"], 2, "usage: manage.py oneai"),
     ],
 )
-def test_manage_py_runs_it(project_environment, arguments, status, word):
+def test_manage_py_runs_it(manage, project_environment, arguments, status, word):
     done = manage(project_environment(), "oneai", *arguments)
     assert done.returncode == status
     assert word in done.stdout
 
 
 @pytest.mark.parametrize("command", ["check", "runserver"])
-def test_a_mistake_in_the_settings_stops_manage_py(project_environment, command):
+def test_a_mistake_in_the_settings_stops_manage_py(manage, project_environment, command):
     done = manage(project_environment(MUONT="/ai"), command, *["--noreload"][command == "check" :])
     assert done.returncode == 1
     assert "oneai.E001" in done.stdout
@@ -93,7 +91,7 @@ def test_from_nothing_to_a_funded_key_and_back(use, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_tables_that_are_missing_are_named(project_environment, tmp_path):
+def test_tables_that_are_missing_are_named(manage, project_environment, tmp_path):
     environment = project_environment(included=True)
     environment["PROJECT_DATABASE"] = str(tmp_path / "empty.sqlite3")
     done = manage(environment, "oneai", "keys", "list")
@@ -103,18 +101,15 @@ def test_tables_that_are_missing_are_named(project_environment, tmp_path):
     assert manage(environment, "oneai", "keys", "list").returncode == 0
 
 
-def test_the_models_are_as_the_migrations_make_them(project_environment):
+def test_the_models_are_as_the_migrations_make_them(manage, project_environment):
     done = manage(project_environment(), "makemigrations", "--check", "--dry-run", "oneai")
     assert (done.returncode, "No changes" in done.stdout) == (0, True)
 
 
-def manage(environment, *arguments):
-    return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        cwd=Path(__file__).parent,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=60,
+@pytest.fixture
+def manage(warm):
+    """What a command of ``manage.py`` does, and says."""
+    here = Path(__file__).parent
+    return lambda environment, *arguments: warm.run(
+        ["manage.py", *arguments], cwd=here, env=environment, merged=True
     )

@@ -2,8 +2,6 @@ import asyncio
 import io
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from django.conf import settings
@@ -326,14 +324,9 @@ from django.core.wsgi import get_wsgi_application
         ),
     ],
 )
-def test_the_database_is_for_projects_that_have_the_app(source, said):
+def test_the_database_is_for_projects_that_have_the_app(warm, source, said):
     environment = {name: text for name, text in os.environ.items() if "DJANGO" not in name}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", source],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    done = warm.run(["-W", "error", "-c", source], env=environment)
     last = (done.stdout + done.stderr).strip().splitlines()[-1]
     assert said in last
     assert "starts" in last or "ConfigurationError: key_store: " in last

@@ -12,8 +12,6 @@ import gzip
 import http.client
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,18 +115,15 @@ def live_server() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def listening(environment: dict[str, str], eventually: Any, *command: str) -> Iterator[int]:
+def listening(
+    warm: Any, environment: dict[str, str], eventually: Any, *command: str
+) -> Iterator[int]:
     """A Python of its own whose command, ``PORT`` replaced, serves the project."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, *(word.replace("PORT", str(port)) for word in command)],
-        cwd=HERE,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    words = [word.replace("PORT", str(port)) for word in command]
+    process = warm.start(words, cwd=HERE, env=environment)
 
     def listens() -> bool:
         assert process.poll() is None
@@ -205,7 +200,9 @@ def way(request: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def ask(way: str, project_environment: Any, eventually: Any) -> Iterator[Callable[..., Any]]:
+def ask(
+    way: str, warm: Any, project_environment: Any, eventually: Any
+) -> Iterator[Callable[..., Any]]:
     """The means to ask it."""
     name, _, included = way.partition(", ")
     if name == "client":
@@ -215,7 +212,7 @@ def ask(way: str, project_environment: Any, eventually: Any) -> Iterator[Callabl
             yield ask_port(port)
     else:
         environment = project_environment(included=bool(included))
-        with listening(environment, eventually, *SERVERS[name]) as port:
+        with listening(warm, environment, eventually, *SERVERS[name]) as port:
             yield ask_port(port)
 
 
@@ -345,7 +342,7 @@ def test_a_host_function_answers_from_the_database(place: Place) -> None:
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("streams", [50, pytest.param(200, marks=pytest.mark.soak)])
 def test_open_streams_hold_no_connection_to_the_database(
-    engine: Any, project_environment: Any, eventually: Any, streams: int
+    engine: Any, warm: Any, project_environment: Any, eventually: Any, streams: int
 ) -> None:
     key = new_secret()
     alice = {"tier": "enterprise", "balance": "1", "keys": [key]}
@@ -355,7 +352,7 @@ def test_open_streams_hold_no_connection_to_the_database(
     }
     threads = str(streams + 10)
     command = [threads if word == "8" else word for word in SERVERS["gunicorn"]]
-    with listening(environment, eventually, *command) as port:
+    with listening(warm, environment, eventually, *command) as port:
         place = Place(ask_port(port), {"alice": key}, eventually)
         assert place.ask("GET", "/fresh/").read() == b"fresh"
         replies = [place.chat(model="pausing", stream=True) for _ in range(streams)]

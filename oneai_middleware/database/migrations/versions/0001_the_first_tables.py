@@ -8,6 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    # MariaDB commits each statement by itself: one that was killed half-way goes on here.
     op.create_table(
         "oneai_accounts",
         sa.Column("name", sa.String(length=190), nullable=False),
@@ -20,6 +21,7 @@ def upgrade() -> None:
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
     op.create_table(
         "oneai_balances",
@@ -31,10 +33,12 @@ def upgrade() -> None:
         sa.Column("invoiced", sa.BigInteger(), nullable=False),
         sa.CheckConstraint("available >= 0", name=op.f("oneai_balances_available")),
         sa.CheckConstraint("held >= 0", name=op.f("oneai_balances_held")),
+        sa.CheckConstraint("spent >= 0", name=op.f("oneai_balances_spent")),
         sa.PrimaryKeyConstraint("account", name=op.f("oneai_balances_pkey")),
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
     op.create_table(
         "oneai_entries",
@@ -57,31 +61,40 @@ def upgrade() -> None:
         sa.Column("duration", sa.Double(), nullable=False),
         sa.Column("settled_at", sa.BigInteger(), nullable=False),
         sa.Column("day", sa.String(length=10), nullable=False),
+        sa.Column("budget_window", sa.String(length=10), nullable=False),
         sa.PrimaryKeyConstraint("request_id", name=op.f("oneai_entries_pkey")),
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
     op.create_index(
         op.f("oneai_entries_account_settled_at"),
         "oneai_entries",
         ["account", "settled_at"],
         unique=False,
+        if_not_exists=True,
     )
     op.create_table(
         "oneai_holds",
         sa.Column("request_id", sa.String(length=64), nullable=False),
         sa.Column("account", sa.String(length=190), nullable=False),
+        sa.Column("key", sa.String(length=64), nullable=True),
         sa.Column("amount", sa.BigInteger(), nullable=False),
+        sa.Column("counted", sa.BigInteger(), nullable=False),
         sa.Column("budget_window", sa.String(length=10), nullable=False),
+        sa.Column("budget", sa.BigInteger(), nullable=True),
         sa.Column("expires", sa.BigInteger(), nullable=False),
         sa.Column("draft", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("request_id", name=op.f("oneai_holds_pkey")),
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
-    op.create_index(op.f("oneai_holds_expires"), "oneai_holds", ["expires"], unique=False)
+    op.create_index(
+        op.f("oneai_holds_expires"), "oneai_holds", ["expires"], unique=False, if_not_exists=True
+    )
     op.create_table(
         "oneai_key_spending",
         sa.Column("key", sa.String(length=64), nullable=False),
@@ -92,6 +105,7 @@ def upgrade() -> None:
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
     op.create_table(
         "oneai_top_ups",
@@ -103,6 +117,7 @@ def upgrade() -> None:
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
     op.create_table(
         "oneai_keys",
@@ -127,5 +142,8 @@ def upgrade() -> None:
         mariadb_charset="utf8mb4",
         mariadb_collate="utf8mb4_nopad_bin",
         mariadb_engine="InnoDB",
+        if_not_exists=True,
     )
-    op.create_index(op.f("oneai_keys_account"), "oneai_keys", ["account"], unique=False)
+    op.create_index(
+        op.f("oneai_keys_account"), "oneai_keys", ["account"], unique=False, if_not_exists=True
+    )

@@ -12,6 +12,7 @@ from oneai_middleware.integrations.django.fields import (
     NameField,
     never_below_zero,
     now,
+    protect,
 )
 
 
@@ -29,10 +30,11 @@ class Migration(migrations.Migration):
                     "owner",
                     models.ForeignKey(
                         to=settings.AUTH_USER_MODEL,
-                        on_delete=models.PROTECT,
+                        on_delete=protect,
                         null=True,
                         blank=True,
                         related_name="oneai_accounts",
+                        db_constraint=False,
                     ),
                 ),
                 ("tier", NameField(default="free", max_length=100)),
@@ -96,6 +98,7 @@ class Migration(migrations.Migration):
                 "constraints": [
                     never_below_zero("available", "oneai_balance_available"),
                     never_below_zero("held", "oneai_balance_held"),
+                    never_below_zero("spent", "oneai_balance_spent"),
                 ],
             },
         ),
@@ -123,8 +126,11 @@ class Migration(migrations.Migration):
             fields=[
                 ("request_id", NameField(max_length=64, primary_key=True, serialize=False)),
                 ("account", NameField(max_length=190)),
+                ("key", NameField(max_length=64, null=True)),
                 ("amount", models.BigIntegerField()),
+                ("counted", models.BigIntegerField()),
                 ("budget_window", NameField(max_length=10)),
+                ("budget", models.BigIntegerField(null=True)),
                 ("expires", MomentField()),
                 ("draft", models.TextField()),
             ],
@@ -155,6 +161,7 @@ class Migration(migrations.Migration):
                 ("duration", models.FloatField()),
                 ("settled_at", MomentField()),
                 ("day", NameField(max_length=10)),
+                ("budget_window", NameField(max_length=10)),
             ],
             options={
                 "default_permissions": ("view",),
