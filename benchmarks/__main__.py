@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import disconnects
+from . import disconnects, limits
 
-BENCHMARKS = {"disconnects": disconnects}
+BENCHMARKS = {"disconnects": disconnects, "limits": limits}
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parent.parent
 APP = "benchmarks.served:app"
+LIMITED_APP = "benchmarks.limited:app"
 PATIENCE = 30.0
 """Seconds a server may take to do anything."""
 
@@ -75,22 +76,56 @@ def gateway(
         "BENCHMARK_KEY": key,
         "BENCHMARK_PROVIDER": f"http://127.0.0.1:{provider.port}/v1",
     }
-    # Bound, but not listening: nobody else gets the port, and the server may.
-    with socket.socket() as place:
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind(("127.0.0.1", 0))
-        port = place.getsockname()[1]
-        with _started(SERVERS[kind](port, threads), environment) as said:
+    with _port() as port, _started(SERVERS[kind](port, threads), environment) as said:
+        _await_listening(port)
+        running = Running(port, said)
+        running.get("/oneai/health")  # gunicorn listens before it has loaded the app
+        yield running
+
+
+@contextlib.contextmanager
+def redis() -> Iterator[int]:
+    """A Redis that keeps nothing; its port."""
+    quietly = ["--save", "", "--loglevel", "warning"]
+    with _port() as port:
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), *quietly]
+        with _running(command):
+            _await_listening(port)
+            yield port
+
+
+@contextlib.contextmanager
+def limited(workers: int, threads: int, environment: dict[str, str]) -> Iterator[Running]:
+    """A master of gunicorn and its workers, which serve an account that has limits."""
+    share = ["-k", "gthread", "--workers", str(workers), "--threads", str(threads)]
+    with _port() as port:
+        where = ["--bind", f"127.0.0.1:{port}", "--log-level", "warning"]
+        with _started(["gunicorn", LIMITED_APP, *where, *share], environment) as said:
             _await_listening(port)
             running = Running(port, said)
-            running.get("/oneai/health")  # gunicorn listens before it has loaded the app
+            running.get("/health")
             yield running
 
 
 @contextlib.contextmanager
+def _port() -> Iterator[int]:
+    # Bound, but not listening: nobody else gets the port, and the server may.
+    with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(("127.0.0.1", 0))
+        yield place.getsockname()[1]
+
+
+@contextlib.contextmanager
 def _started(module: list[str], environment: dict[str, str] | None = None) -> Iterator[IO[str]]:
+    with _running([sys.executable, "-m", *module], environment) as said:
+        yield said
+
+
+@contextlib.contextmanager
+def _running(command: list[str], environment: dict[str, str] | None = None) -> Iterator[IO[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", *module],
+        command,
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
         stdout=subprocess.PIPE,

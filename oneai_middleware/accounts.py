@@ -188,8 +188,18 @@ def read_tiers(table: Mapping[str, Any]) -> dict[str, Limits]:
     tiers = dict(TIERS)
     for name, row in table.items():
         where = f"tiers[{name!r}]"
-        tiers[name] = _read_limits(row, where, base=tiers.get(name, Limits()))
+        base = tiers.get(name, Limits())
+        tiers[name] = _read_limits(row, where, base=base, beside=frozenset({"enforce"}))
     return tiers
+
+
+def read_unenforced(table: Mapping[str, Any]) -> frozenset[str]:
+    """The tiers whose limits are only tried out: their rows say ``enforce = False``."""
+    enforced = {name: row.get("enforce", True) for name, row in table.items()}
+    for name, value in enforced.items():
+        if not isinstance(value, bool):
+            raise ConfigurationError(f"tiers[{name!r}]: enforce is True or False, not {value!r}")
+    return frozenset(name for name, value in enforced.items() if not value)
 
 
 def read_accounts(
@@ -289,8 +299,10 @@ def dollars(nano: int) -> str:
     return f"{'-' if nano < 0 else ''}{whole}.{decimals}"
 
 
-def _read_limits(row: Any, where: str, *, base: Limits) -> Limits:
-    row = _table(row, where, {"rpm", "tpm", "concurrent"})
+def _read_limits(
+    row: Any, where: str, *, base: Limits, beside: frozenset[str] = frozenset()
+) -> Limits:
+    row = _table(row, where, {"rpm", "tpm", "concurrent", *beside})
     values = {}
     for name in ("rpm", "tpm", "concurrent"):
         value = row.get(name, getattr(base, name))

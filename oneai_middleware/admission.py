@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +88,7 @@ class AdmissionControl:
         ledger: Ledger,
         *,
         tiers: Mapping[str, Limits],
+        unenforced: Container[str] = (),
         scope: Scope,
         lease: float,
         default_output: int,
@@ -101,6 +102,7 @@ class AdmissionControl:
         self._ledger = ledger
         self._settlements = Settlements(ledger, scope=scope)
         self._tiers = tiers
+        self._unenforced = unenforced
         self._scope = scope
         self._lease = lease
         self._default_output = default_output
@@ -200,7 +202,8 @@ class AdmissionControl:
     def _claims(self, caller: Caller) -> list[Claim]:
         account, key = caller.account, caller.key
         limits = account_limits(account, self._tiers)
-        claims = [Claim(f"account:{account.name}", limits)]
+        enforced = account.limits is not None or account.tier not in self._unenforced
+        claims = [Claim(f"account:{account.name}", limits, enforced)]
         if key is not None and key.limits is not None:
             claims.append(Claim(f"key:{key.id}", key.limits))
         return claims

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as RouteMethodNotAllowed
 from werkzeug.routing import Map, Rule
 
-from .accounts import read_accounts, read_tiers
+from .accounts import read_accounts, read_tiers, read_unenforced
 from .admission import AdmissionControl, Scope
 from .auth import Authentication
 from .call import Call
@@ -36,7 +37,10 @@ from .plugins import build_store, installed, load_callable
 from .protocol.response import Headers, Response
 from .providers import read_providers
 from .rate_limiters.base import RateLimiter
+from .rate_limiters.divided import DividedRateLimiter
+from .rate_limiters.guarded import GuardedRateLimiter
 from .rate_limiters.headers import limit_headers
+from .rate_limiters.shadow import ShadowRateLimiter
 from .relay.body import EventStream
 from .relay.watch import Watch
 from .servers import threads_of
@@ -95,12 +99,14 @@ class Gateway:
         # Read again by the stores that use them; here so that a mistake names its row.
         read_accounts(settings.accounts, self.tiers)
         self._watch = Watch()
-        self.key_store = self._key_store()
         self.rate_limiter = build_store(
             "rate_limiter", settings.rate_limiter, RateLimiter, settings
         )
+        self.key_store = self._key_store()
         self.ledger = build_store("ledger", _ledger_spec(settings), Ledger, settings)
         self._control = self._admission_control(scope)
+        self._counts_alone = self.rate_limiter.one_process and settings.processes is None
+        self._warn_of_workers(several=os.environ.get("WEB_CONCURRENCY", "1") not in ("", "0", "1"))
         self._server_threads: PerProcess[list[int]] = PerProcess(list)
         self._endpoints = self._wire(scope)
         self._router = _routes().bind("localhost")
@@ -119,7 +125,10 @@ class Gateway:
 
     def _key_store(self) -> KeyStore:
         store = build_store("key_store", self.settings.key_store, KeyStore, self.settings)
-        return CachedKeyStore(store, aside=self._aside) if store.cacheable else store
+        if not store.cacheable:
+            return store
+        announcements = self.rate_limiter.announcements()
+        return CachedKeyStore(store, aside=self._aside, announcements=announcements)
 
     def _aside(self, job: Callable[[], None]) -> None:
         """Run ``job``, which asks a store, without anybody waiting for it."""
@@ -130,12 +139,26 @@ class Gateway:
 
         self._watch.aside(run)
 
+    def _limits(self) -> RateLimiter:
+        """The rate limiter under the policies of the settings."""
+        settings, limiter = self.settings, self.rate_limiter
+        if not limiter.one_process:
+            if settings.processes is not None:
+                raise ConfigurationError(
+                    "processes: this rate_limiter counts for all processes together; remove it"
+                )
+            limiter = GuardedRateLimiter(limiter, settings.on_store_down, lease=settings.lease)
+        elif settings.processes is not None:
+            limiter = DividedRateLimiter(limiter, settings.processes)
+        return ShadowRateLimiter(limiter)
+
     def _admission_control(self, scope: Scope) -> AdmissionControl:
         settings = self.settings
         return AdmissionControl(
-            self.rate_limiter,
+            self._limits(),
             self.ledger,
             tiers=self.tiers,
+            unenforced=read_unenforced(settings.tiers),
             scope=scope,
             lease=settings.lease,
             default_output=settings.default_output,
@@ -200,13 +223,25 @@ class Gateway:
             log_call(call)
         return self._send(response, call, start_response)
 
+    def _warn_of_workers(self, *, several: bool) -> None:
+        """Say once that limits do not hold where several processes count for themselves."""
+        if several and self._counts_alone:
+            self._counts_alone = False
+            log.warning(
+                "several worker processes run and each counts the limits in its own memory, so "
+                "that N of them admit N times the limit: set rate_limiter = 'redis://…', or "
+                "processes = N, or run one process with many threads"
+            )
+
     def _call(self, environ: dict[str, Any]) -> Call:
+        several_workers = bool(environ.get("wsgi.multiprocess"))
+        self._warn_of_workers(several=several_workers)
         return Call(
             new_request_id(),
             environ.get("REQUEST_METHOD", "GET"),
             environ.get("PATH_INFO", "").encode("latin-1", "replace").decode("utf-8", "replace"),
             self._clock(),
-            several_workers=bool(environ.get("wsgi.multiprocess")),
+            several_workers=several_workers,
             threads=self._threads(environ),
             client_request_id=environ.get("HTTP_X_CLIENT_REQUEST_ID", "")[:128],
             retry=environ.get("HTTP_X_STAINLESS_RETRY_COUNT", "")[:8],

@@ -21,6 +21,10 @@ class PerProcess(Generic[T]):
         self._make = make
         self._made: dict[int, T] = {}
 
+    def made(self) -> T | None:
+        """What was made here, if anybody has asked for it."""
+        return self._made.get(os.getpid())
+
     def __call__(self) -> T:
         pid = os.getpid()
         try:

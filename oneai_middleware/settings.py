@@ -145,7 +145,7 @@ class Settings(Mapping[str, Any]):
     tiers: Mapping[str, Any] = _option(
         {},
         _table,
-        "Name to {rpm, tpm, concurrent}, merged over free, pro and enterprise.",
+        "Name to {rpm, tpm, concurrent, enforce}, merged over free, pro and enterprise.",
     )
     accounts: Mapping[str, Any] = _option(
         {},
@@ -160,6 +160,18 @@ class Settings(Mapping[str, Any]):
         "invoiced, recorded and never refused.",
     )
     rate_limiter: Any = _option("memory", _part, "Who counts requests, tokens and calls.")
+    processes: int | None = _option(
+        None,
+        _optional(_count),
+        "How many worker processes share the limits of a limiter that counts in each alone: each "
+        "gives its share. Where callers need the whole limit, count in Redis.",
+    )
+    on_store_down: str = _option(
+        "closed",
+        _one_of("closed", "open", "local"),
+        "While the store of the limits cannot be asked: refuse calls that have limits, let them "
+        "pass without, or count in each process. Without its ledger no call is ever made.",
+    )
     authenticate: Any = _option(
         None,
         _optional(_callable),

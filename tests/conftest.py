@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+import uuid
 import weakref
 import wsgiref.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +31,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, settings
+from redis import Redis, RedisError
 from sqlalchemy.exc import OperationalError
 
 pytest.register_assert_rewrite("oneai_middleware.testing")
@@ -776,3 +779,116 @@ def empty_database(database: Database) -> Database:
         for table in reversed(METADATA.sorted_tables):
             connection.execute(table.delete())
     return database
+
+
+# --- Redis ----------------------------------------------------------------------
+
+
+PATIENT = "socket_timeout=10&socket_connect_timeout=10"
+"""Options of an address: on a machine at work, nobody is to take Redis for gone."""
+
+
+class OwnRedis:
+    """A Redis that a test may stop, pause and start again. It remembers nothing."""
+
+    def __init__(self, folder: Path, options: tuple[str, ...]) -> None:
+        self._folder = folder
+        self._options = options
+        # Bound, but not listening: nobody else gets the ports, and the server may.
+        self._places = [socket.socket() for _ in range(2)]
+        for place in self._places:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(("127.0.0.1", 0))
+        self.port, self._bus = (int(place.getsockname()[1]) for place in self._places)
+        self.url = f"redis://127.0.0.1:{self.port}"
+        """Its address, as it stands in the settings: nobody waits long for it."""
+        self.patient_url = f"{self.url}?{PATIENT}"
+        self.client = Redis(port=self.port)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, empty, on the same port as ever."""
+        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--cluster-port", str(self._bus)]
+        quietly = ["--save", "", "--appendonly", "no", "--loglevel", "warning"]
+        self._process = subprocess.Popen(
+            ["redis-server", *place, *quietly, *self._options],
+            cwd=self._folder,
+            stdout=subprocess.DEVNULL,
+        )
+        eventually(self._is_up, 3 * PATIENCE)
+
+    def _is_up(self) -> bool:
+        assert self._process.poll() is None
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def stop(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        """Have it answer nobody, and keep its connections."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def calls(self, command: str) -> int:
+        """How often the command has been called since ``CONFIG RESETSTAT``."""
+        stats: dict[str, Any] = self.client.info("commandstats")
+        return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+    def close(self) -> None:
+        self.stop()
+        self.client.close()
+        for place in self._places:
+            place.close()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis that is there for all tests: the one that is named, or runs here, or is started."""
+    variable = "ONEAI_TEST_REDIS_URL"
+    url = os.environ.get(variable, "redis://127.0.0.1:6379")
+    with contextlib.ExitStack() as at_the_end:
+        try:
+            with Redis.from_url(url, socket_connect_timeout=PATIENCE) as client:
+                client.ping()
+        except RedisError as error:
+            own = variable not in os.environ and shutil.which("redis-server")
+            require(own, f"no Redis at ${variable}: {type(error).__name__}")
+            server = OwnRedis(tmp_path_factory.mktemp("redis"), ())
+            at_the_end.callback(server.close)
+            url = server.url
+        yield f"{url}{'&' if '?' in url else '?'}{PATIENT}"
+
+
+@pytest.fixture
+def redis_prefix(redis_url: str) -> Iterator[str]:
+    """What the keys of this test begin with; they are gone at its end."""
+    prefix = f"oneai_test_{uuid.uuid4().hex}"
+    yield prefix
+    with Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(f"{prefix}*", count=10_000):
+            client.delete(key)
+
+
+@pytest.fixture
+def start_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., OwnRedis]]:
+    """Start a Redis of the test's own, with these options of redis-server."""
+    require(shutil.which("redis-server"), "redis-server is not installed")
+    with contextlib.ExitStack() as at_the_end:
+
+        def start(*options: str) -> OwnRedis:
+            own = OwnRedis(tmp_path_factory.mktemp("redis"), options)
+            at_the_end.callback(own.close)
+            return own
+
+        yield start
+
+
+@pytest.fixture
+def own_redis(start_redis: Callable[..., OwnRedis]) -> OwnRedis:
+    """A Redis of the test's own."""
+    return start_redis()

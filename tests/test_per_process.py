@@ -24,6 +24,14 @@ def test_nothing_is_made_before_its_first_use():
     assert calls == [1]
 
 
+def test_what_was_made_can_be_looked_at_without_making_it(monkeypatch):
+    made = PerProcess(object)
+    assert made.made() is None
+    assert made() is made.made()
+    fork(monkeypatch)
+    assert made.made() is None
+
+
 def test_another_process_makes_its_own(monkeypatch):
     made = PerProcess(object)
     parents = made()

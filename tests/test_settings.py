@@ -109,6 +109,8 @@ BAD: dict[str, list[Any]] = {
     "key_store": [None, "", 5, object()],
     "ledger": ["", 5, object()],
     "rate_limiter": [None, "", 5, object()],
+    "processes": NOT_A_COUNT,
+    "on_store_down": ["shut", "", None, True],
     "authenticate": ["shop", 5],
     "keep_alive": NOT_SECONDS,
     "connect_timeout": NOT_SECONDS,

@@ -11,7 +11,6 @@ from ..errors import APIError
 from ..gateway import Gateway
 from ..key_stores.cached import CachedKeyStore
 from ..rate_limiters.base import Claim
-from ..rate_limiters.memory import MemoryRateLimiter
 from ..secret import digest, new_secret
 from .source import FindGateway, add_source, gateway_of
 
@@ -46,8 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _warnings(gateway: Gateway) -> Iterator[str]:
     """What is right with one process and wrong with several."""
-    if isinstance(gateway.rate_limiter, MemoryRateLimiter):
-        yield "rate_limiter: counts in memory, so N worker processes admit N times the limit"
+    if gateway.rate_limiter.one_process and gateway.settings.processes is None:
+        yield (
+            "rate_limiter: counts in memory, so N worker processes admit N times the limit; set "
+            "rate_limiter = 'redis://…', or processes = N"
+        )
     if gateway.ledger.one_process:
         yield "ledger: lives in memory; with several worker processes prepaid calls are refused"
 
@@ -57,7 +59,7 @@ def _stores(gateway: Gateway) -> Iterator[tuple[str, Callable[[], object]]]:
     keys, limiter, ledger = gateway.key_store, gateway.rate_limiter, gateway.ledger
     genuine = keys.store if isinstance(keys, CachedKeyStore) else keys
     yield f"key_store: {type(genuine).__name__}", lambda: keys.find(digest(new_secret()))
-    nobody = [Claim("account:", Limits())]
+    nobody = [Claim("account:", Limits(rpm=1))]
     yield f"rate_limiter: {type(limiter).__name__}", lambda: limiter.status("", nobody)
     yield f"ledger: {type(ledger).__name__}", lambda: ledger.balance("")
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from cachetools import TTLCache
 
 from ..accounts import Account, ApiKey
+from ..announcements import Announcements
 from ..per_process import PerProcess
 from .base import KeyStore
 
@@ -18,15 +19,19 @@ V = TypeVar("V")
 
 log = logging.getLogger("oneai_middleware.key_stores")
 
+# What is announced: a key or account that was made, by the digest or name that others may
+# have looked up in vain; or that some have changed.
+_MADE, _CHANGED = "made", "changed"
+
 
 class CachedKeyStore(KeyStore):
     """A key store that remembers what another one answered.
 
     Hits and misses are kept for ``ttl`` seconds, at most ``size`` of each and in
     caches of their own: a flood of bad keys cannot push out good ones. A write
-    takes effect at once in this process, and within ``ttl`` in every other.
-    ``clock`` answers seconds and never goes back. ``aside`` runs what no call
-    waits for: writing down once a minute that a key was used.
+    takes effect at once in this process, and within ``ttl`` in every other, or at once
+    there too if it has ``announcements``. ``clock`` answers seconds and never goes back.
+    ``aside`` runs what no call waits for: writing down once a minute that a key was used.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class CachedKeyStore(KeyStore):
         size: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
         aside: Callable[[Callable[[], None]], None] = lambda job: job(),
+        announcements: Announcements | None = None,
     ) -> None:
         self.store = store
         """The one that is asked."""
@@ -49,12 +55,15 @@ class CachedKeyStore(KeyStore):
 
         self.one_process = store.one_process
         self._aside = aside
+        self._announcements = announcements
         self._used: PerProcess[_Recent] = PerProcess(lambda: _Recent(size, clock))
 
     def digest(self, secret: str) -> str | None:
         return self.store.digest(secret)
 
     def find(self, digest: str) -> ApiKey | None:
+        if self._announcements is not None:
+            self._announcements.attend(self._hear)
         return self._found().get(digest)
 
     def account(self, name: str) -> Account | None:
@@ -62,18 +71,18 @@ class CachedKeyStore(KeyStore):
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
         key, secret = self.store.create(account, **fields)
-        self._forget_miss(secret)
+        self._tell(_MADE, self.store.digest(secret) or "")
         return key, secret
 
     def update(self, key_id: str, **fields: Any) -> ApiKey:
         key = self.store.update(key_id, **fields)
-        self._forget(lambda: self._found().forget_hits())
+        self._tell(_CHANGED)
         return key
 
     def rotate(self, key_id: str, *, overlap: float = 0.0) -> tuple[ApiKey, str]:
         key, secret = self.store.rotate(key_id, overlap=overlap)
-        self._forget_miss(secret)
-        self._forget(lambda: self._found().forget_hits())
+        self._tell(_CHANGED)
+        self._tell(_MADE, self.store.digest(secret) or "")
         return key, secret
 
     def upgrade(self) -> str | None:
@@ -98,19 +107,31 @@ class CachedKeyStore(KeyStore):
 
     def save_account(self, account: Account) -> None:
         self.store.save_account(account)
-        self._forget(lambda: self._found().forget_hits())  # keys carry their account
-        self._forget(lambda: self._accounts().forget_hits())
-        self._forget(lambda: self._accounts().forget_miss(account.name))
+        self._tell(_CHANGED)  # keys carry their account
+        self._tell(_MADE, account.name)
 
-    def _forget(self, forget: Callable[[], None]) -> None:
-        """Now, and when it is committed: until then others may find what was before."""
-        forget()
-        self.store.committed(forget)
+    def _tell(self, what: str, name: str = "") -> None:
+        """Let this process know of a write, and all others once it is committed: until
+        then whoever asks may find again what was before."""
+        message = f"{what} {name}"
+        self._hear(message)
+        self.store.committed(lambda: self._announce(message))
 
-    def _forget_miss(self, secret: str) -> None:
-        digest = self.store.digest(secret)
-        if digest is not None:
-            self._forget(lambda: self._found().forget_miss(digest))
+    def _announce(self, message: str) -> None:
+        self._hear(message)
+        if self._announcements is not None:
+            self._announcements.say(message)
+
+    def _hear(self, message: str | None) -> None:
+        """Forget what a write may have made wrong; after ``None``, everything."""
+        what, _, name = (message or "").partition(" ")
+        for answers in (self._found(), self._accounts()):
+            if message is None:
+                answers.forget_misses()
+            if what == _MADE:
+                answers.forget_miss(name)
+            else:
+                answers.forget_hits()
 
 
 class _Recent:
@@ -163,6 +184,12 @@ class _Answers(Generic[V]):
         with self._lock:
             self._writes += 1
             self._misses.pop(name, None)
+
+    def forget_misses(self) -> None:
+        """Any may have been created."""
+        with self._lock:
+            self._writes += 1
+            self._misses.clear()
 
     def forget_hits(self) -> None:
         """Something has changed. All go: each would be gone in seconds anyway."""

@@ -6,14 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from ..accounts import Limits
+from ..announcements import Announcements
 from ..errors import ConfigurationError
 
 
 class Claim(NamedTuple):
-    """A subject (``"account:alice"``, ``"key:k1"``) and the limits it is under."""
+    """A subject (``"account:alice"``, ``"key:k1"``) and the limits it is under; those that
+    are not to be ``enforced`` are only looked at."""
 
     subject: str
     limits: Limits
+    enforced: bool = True
+
+
+UNLIMITED = Limits()
 
 
 class LimitStatus(NamedTuple):
@@ -41,6 +47,11 @@ class Grant(NamedTuple):
     status: LimitStatus = LimitStatus()
 
 
+def limited(claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    """The claims that have a limit; nothing need be counted for the others."""
+    return tuple([claim for claim in claims if claim.limits != UNLIMITED])
+
+
 class RateLimiter:
     """Requests a minute, tokens a minute and calls at once, as token buckets.
 
@@ -49,6 +60,10 @@ class RateLimiter:
     run exactly the number. Slots are leases: one that is not renewed for
     ``lease`` seconds comes back by itself, so a killed worker frees what it held.
     """
+
+    one_process = False
+    """Whether it counts what this process does alone, so that several workers would
+    admit several times as much."""
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
@@ -59,6 +74,11 @@ class RateLimiter:
         if url is not None:
             raise ConfigurationError(f"rate_limiter: {cls.__name__} is not configured by a URL")
         return cls()
+
+    def announcements(self) -> Announcements | None:
+        """A way for all processes that share this limiter to tell each other what has
+        changed; ``None`` where there is none."""
+        return None
 
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         """Take one request, ``tokens`` tokens and one slot from every claim.

@@ -54,6 +54,24 @@ def test_a_store_that_is_down_is_reported_and_the_others_are_still_asked(
     assert "hunter2" not in output.out + output.err
 
 
+@pytest.mark.parametrize(("is_up", "said"), [(True, "ok     "), (False, "FAILED ")])
+def test_a_redis_is_asked(capsys: Any, config: Any, own_redis: Any, is_up: bool, said: str) -> None:
+    if not is_up:
+        own_redis.stop()
+    url = own_redis.patient_url.replace("//", "//:hunter2@") if not is_up else own_redis.patient_url
+    assert main(["check", "--config", config(f'rate_limiter = "{url}"')]) == (not is_up)
+    output = capsys.readouterr()
+    why = "" if is_up else ": store_unavailable: Redis: ConnectionError"
+    assert f"{said} rate_limiter: RedisRateLimiter{why}\n" in output.out
+    assert "N worker processes" not in output.out
+    assert "hunter2" not in output.out + output.err
+
+
+def test_limits_that_are_shared_out_are_no_reason_to_warn(capsys: Any, config: Any) -> None:
+    assert main(["check", "--config", config("processes = 4")]) == 0
+    assert "N worker processes" not in capsys.readouterr().out
+
+
 def test_a_plugin_that_is_up_goes_by_its_own_name(capsys: Any, config: Any, install: Any) -> None:
     notes = """
         from oneai_middleware.key_stores.base import KeyStore

@@ -69,7 +69,8 @@ def test_check_reports_good_settings_a_line_each(capsys: Any, config: Any) -> No
         "ok      key_store: MemoryKeyStore",
         "ok      rate_limiter: MemoryRateLimiter",
         "ok      ledger: MemoryLedger",
-        "warning rate_limiter: counts in memory, so N worker processes admit N times the limit",
+        "warning rate_limiter: counts in memory, so N worker processes admit N times the limit; "
+        "set rate_limiter = 'redis://…', or processes = N",
         "warning ledger: lives in memory; with several worker processes prepaid calls are refused",
         "ok      provider deepseek: reached",
     ]

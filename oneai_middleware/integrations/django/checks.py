@@ -16,7 +16,6 @@ from django.views.debug import SafeExceptionReporterFilter
 
 from ...errors import ConfigurationError
 from ...gateway import Gateway
-from ...rate_limiters.memory import MemoryRateLimiter
 from .conf import SETTING, gateway
 from .models import Account
 from .use import keys_are_ours, money_is_ours
@@ -60,10 +59,11 @@ def _is_for_many() -> bool:
 
 def _memory(ours: Gateway) -> Iterator[CheckMessage]:
     """Memory is each worker's own: right for development, wrong for several workers."""
-    if isinstance(ours.rate_limiter, MemoryRateLimiter):
+    if ours.rate_limiter.one_process and ours.settings.processes is None:
         yield Warning(
             "Rate limits are counted in memory: N worker processes admit N times the limit.",
-            hint="Run one process with many threads, or name a shared rate limiter.",
+            hint=f"Set {SETTING}['RATE_LIMITER'] to 'redis://…', or {SETTING}['PROCESSES'] to N, "
+            "or run one process with many threads.",
             id="oneai.W002",
         )
     if ours.ledger.one_process:

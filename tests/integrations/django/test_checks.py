@@ -47,6 +47,8 @@ def test_nothing_is_said_when_all_is_right(use):
         ("E002", {"MIDDLEWARE": [OTHER]}, OURS),
         ("W001", {"PROVIDERS": {}, "MODELS": {}}, "PROVIDERS"),
         ("W002", {"RATE_LIMITER": "memory"}, "N worker processes"),
+        ("W002", {"RATE_LIMITER": "memory"}, "'RATE_LIMITER'] to 'redis://"),
+        ("W002", {"RATE_LIMITER": "memory"}, "'PROCESSES'] to N"),
         ("W003", {"LEDGER": "memory"}, "'KEY_STORE'] to 'django'"),
         ("W004", {"MIDDLEWARE": [OTHER, OURS]}, OTHER),
         ("W005", {"TOP_UP_URL": "https://me:pa55@shop.example/"}, "ONEAI['TOP_UP_URL']"),
@@ -99,6 +101,15 @@ def test_sqlite_as_django_begins_it_is_not(use):
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
 def test_a_server_is(use, tables):
     use(**IN_THE_DATABASE)
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"RATE_LIMITER": "redis://localhost"}, {"RATE_LIMITER": "memory", "PROCESSES": 2}],
+)
+def test_limits_in_redis_or_shared_out_are_right_for_several_processes(use, changes):
+    use(**{**SOUND, **changes})
     assert found() == {}
 
 

@@ -1,0 +1,364 @@
+"""What is done while the store of the limits fails, and who waits for it."""
+
+import logging
+import re
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from oneai_middleware.accounts import Limits
+from oneai_middleware.errors import RateLimitExceeded, StoreUnavailable
+from oneai_middleware.rate_limiters.base import Claim, LimitStatus
+from oneai_middleware.rate_limiters.guarded import FAILURES, PAUSE, QUIET, GuardedRateLimiter
+from oneai_middleware.rate_limiters.memory import MemoryRateLimiter
+from oneai_middleware.testing import LEASE, FakeClock, RateLimiterContract, claim, in_threads
+
+POLICIES = ("closed", "open", "local")
+ONE = claim(rpm=100, tpm=10_000, concurrent=2)
+
+
+class Store(MemoryRateLimiter):
+    """A limiter that fails when told to, and counts how often it is asked."""
+
+    def __init__(self, clock):
+        super().__init__(lease=LEASE, clock=clock.ns)
+        self.error = None
+        self.asked = 0
+
+    def _clock_in(self):
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+
+    def acquire(self, *rest):
+        self._clock_in()
+        return super().acquire(*rest)
+
+    def renew(self, *rest):
+        self._clock_in()
+        super().renew(*rest)
+
+    def settle(self, *rest):
+        self._clock_in()
+        super().settle(*rest)
+
+    def cancel(self, *rest):
+        self._clock_in()
+        super().cancel(*rest)
+
+    def status(self, *rest):
+        self._clock_in()
+        return super().status(*rest)
+
+
+DOWN = StoreUnavailable("the store is down", detail="Redis: TimeoutError")
+
+
+@pytest.fixture
+def store(clock):
+    return Store(clock)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def log(caplog):
+    """The lines that were written, by level."""
+    caplog.set_level(logging.INFO)
+    return lambda: [record.levelname for record in caplog.records]
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request):
+    return request.param
+
+
+@pytest.fixture
+def guarded(store, clock, policy):
+    return GuardedRateLimiter(store, policy, lease=LEASE, clock=clock)
+
+
+def under(policy):
+    return pytest.mark.parametrize("policy", [policy], indirect=True)
+
+
+def ask(limiter, claims=ONE):
+    """What becomes of a call: let in, refused for a limit, or unable to be judged."""
+    try:
+        grant = limiter.acquire("alice", claims, 1)
+    except RateLimitExceeded as error:
+        return error.limit
+    except StoreUnavailable:
+        return "unavailable"
+    limiter.settle(grant, 1)
+    return "granted"
+
+
+def bring_down(limiter, store):
+    store.error = DOWN
+    for _ in range(FAILURES):
+        ask(limiter)
+
+
+class TestGuardedRateLimiter(RateLimiterContract):
+    """While the store answers, it is as if there were no guard."""
+
+    def make_limiter(self):
+        self.clock = FakeClock()
+        return GuardedRateLimiter(
+            MemoryRateLimiter(lease=LEASE, clock=self.clock.ns), "closed", clock=self.clock
+        )
+
+    def advance(self, seconds):
+        self.clock.advance(seconds)
+
+    test_grants_have_ids_of_their_own = None  # those that count nothing need none
+
+
+# --- what callers get -------------------------------------------------------------------
+
+
+@under("closed")
+def test_closed_refuses_calls_that_have_limits(guarded, store):
+    bring_down(guarded, store)
+    with pytest.raises(StoreUnavailable) as refused:
+        guarded.acquire("alice", ONE, 1)
+    assert refused.value.headers() == [("Retry-After", "1")]
+    assert "limits" in refused.value.message
+    # The gateway writes a line for every detail: one for each refused call would be a flood.
+    assert refused.value.detail is None
+
+
+@under("open")
+def test_open_lets_everybody_pass_and_counts_nothing(guarded, store):
+    bring_down(guarded, store)
+    grants = [guarded.acquire("alice", claim(rpm=1, tpm=1, concurrent=1), 10**6) for _ in range(50)]
+    for grant in grants:
+        guarded.renew(grant)
+        guarded.settle(grant, 5)
+        guarded.cancel(grant)
+    assert {grant.status for grant in grants} == {LimitStatus()}
+    assert guarded.status("alice", ONE) == LimitStatus()
+
+
+@under("local")
+def test_local_counts_in_this_process_meanwhile(guarded, store):
+    for _ in range(3):
+        assert ask(guarded, claim(rpm=5)) == "granted"
+    bring_down(guarded, store)
+    answers = [ask(guarded, claim(rpm=5)) for _ in range(8)]
+    assert answers == ["granted"] * 5 + ["rpm"] * 3
+    assert guarded.status("alice", claim(rpm=5)).limit_requests == 5
+
+
+@under("local")
+def test_a_slot_that_was_given_meanwhile_is_kept_and_freed_where_it_was_given(guarded, store):
+    claims = claim(concurrent=1)
+    bring_down(guarded, store)
+    grant = guarded.acquire("alice", claims, 1)
+    guarded.renew(grant)
+    assert ask(guarded, claims) == "concurrent"
+    asked = store.asked
+    guarded.settle(grant, 1)
+    assert store.asked == asked
+    assert ask(guarded, claims) == "granted"
+
+
+@under("local")
+def test_a_grant_given_meanwhile_is_not_taken_to_the_store_that_is_back(guarded, store, clock):
+    bring_down(guarded, store)
+    grant = guarded.acquire("alice", claim(concurrent=1), 1)
+    store.error = None
+    clock.advance(PAUSE)
+    assert ask(guarded) == "granted"
+    asked = store.asked
+    for tell in (guarded.renew, guarded.cancel, lambda grant: guarded.settle(grant, 1)):
+        tell(grant)
+    assert store.asked == asked
+
+
+def test_a_call_that_has_no_limits_is_never_refused_and_asks_nobody(guarded, store):
+    bring_down(guarded, store)
+    asked = store.asked
+    assert ask(guarded, claim()) == ask(guarded, ()) == "granted"
+    assert guarded.status("alice", claim()) == LimitStatus()
+    assert store.asked == asked
+
+
+def test_a_call_under_way_ends_in_peace_while_the_store_is_down(guarded, store, clock):
+    grant = guarded.acquire("alice", claim(concurrent=1), 1)
+    store.error = DOWN
+    for _ in range(3):
+        clock.advance(PAUSE)
+        guarded.renew(grant)
+        guarded.settle(grant, 1)
+        guarded.cancel(grant)
+    store.error = None
+    clock.advance(PAUSE)
+    assert ask(guarded, claim(concurrent=1)) == "concurrent"
+    clock.advance(LEASE)  # what the store did not hear of ends with the lease
+    assert ask(guarded, claim(concurrent=1)) == "granted"
+
+
+def test_an_error_of_any_kind_is_a_store_that_fails(guarded, store, policy):
+    store.error = ConnectionError("redis://:password@host")
+    expected = {"closed": "unavailable", "open": "granted", "local": "granted"}[policy]
+    assert [ask(guarded) for _ in range(5)] == [expected] * 5
+
+
+# --- who waits ----------------------------------------------------------------------------
+
+
+def test_once_the_store_is_down_one_call_a_second_waits_for_it(guarded, store, clock):
+    bring_down(guarded, store)
+    assert store.asked == FAILURES
+    for second in range(1, 6):
+        for _ in range(100):
+            ask(guarded)
+        assert store.asked == FAILURES + second - 1
+        clock.advance(PAUSE)
+        ask(guarded)
+        assert store.asked == FAILURES + second
+
+
+def test_of_many_threads_one_looks_after_a_store_that_is_down(guarded, store, clock):
+    bring_down(guarded, store)
+    clock.advance(PAUSE)
+    in_threads(lambda: ask(guarded), 200)
+    assert store.asked == FAILURES + 1
+
+
+def test_a_store_that_hangs_is_waited_for_by_those_who_had_begun(store, policy, clock):
+    guarded = GuardedRateLimiter(store, policy, clock=clock)
+    hanging, waiting = threading.Semaphore(0), threading.Semaphore(0)
+
+    def hang(*rest):
+        waiting.release()
+        assert hanging.acquire(timeout=20)
+        raise DOWN
+
+    store.acquire = hang
+    threads = [threading.Thread(target=ask, args=(guarded,)) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert waiting.acquire(timeout=20)
+    hanging.release(len(threads))
+    for thread in threads:
+        thread.join(20)
+    # Ten had begun before anything was known; of a hundred thereafter nobody waits.
+    for _ in range(100):
+        ask(guarded)
+    assert not waiting.acquire(blocking=False)
+    assert guarded.failures == 10
+
+
+def test_an_answer_to_what_was_asked_before_does_not_make_a_store_well(guarded, store, clock, log):
+    asked_before = store.acquire
+
+    def late(*rest):
+        store.acquire = asked_before
+        bring_down(guarded, store)  # meanwhile, by others
+        store.error = None
+        return asked_before(*rest)
+
+    store.acquire = late
+    assert ask(guarded) == "granted"
+    asked = store.asked
+    ask(guarded)
+    assert store.asked == asked
+    assert log() == ["WARNING", "ERROR"]
+    clock.advance(PAUSE)
+    assert ask(guarded) == "granted"
+    assert log() == ["WARNING", "ERROR", "WARNING"]
+
+
+def test_a_failure_now_and_then_opens_nothing(guarded, store):
+    for _ in range(10):
+        for error in [DOWN] * (FAILURES - 1) + [None]:
+            store.error = error
+            ask(guarded)
+    assert store.asked >= 10 * FAILURES
+    store.error = None
+    assert ask(guarded) == "granted"
+
+
+def test_a_refusal_is_an_answer(guarded, store):
+    tight = claim(rpm=1)
+    ask(guarded, tight)
+    for _ in range(5):
+        store.error = DOWN
+        for _ in range(FAILURES - 1):
+            ask(guarded)
+        store.error = None
+        assert ask(guarded, tight) == "rpm"
+
+
+# --- what is written down ---------------------------------------------------------------
+
+
+def test_each_change_of_state_is_a_line_and_the_rest_is_counted(
+    guarded, store, clock, log, caplog, policy
+):
+    meanwhile = {
+        "closed": "calls with limits are refused",
+        "open": "calls pass without limits",
+        "local": "every process counts for itself",
+    }[policy]
+    ask(guarded)
+    assert log() == []
+    store.error = DOWN
+    for _ in range(50):
+        ask(guarded)
+        clock.advance(PAUSE / 10)
+    assert log() == ["WARNING", "ERROR"]
+    assert all("Redis: TimeoutError" in line and meanwhile in line for line in caplog.messages)
+    assert guarded.stood_in == 50
+    assert guarded.failures == store.asked - 2  # of the first call and its end
+    store.error = None
+    clock.advance(PAUSE)
+    for _ in range(10):
+        assert ask(guarded) == "granted"
+    assert log() == ["WARNING", "ERROR", "WARNING"]
+    said = r"the rate limiter's store answers again after 5\.8 s; 50 calls so far were decided .*"
+    assert re.fullmatch(said, caplog.messages[-1])
+
+
+def test_single_failures_are_a_line_a_minute(guarded, store, log, clock):
+    for minute in range(1, 4):
+        for _ in range(10):
+            store.error = DOWN
+            ask(guarded)
+            store.error = None
+            assert ask(guarded) == "granted"
+        assert log() == ["WARNING"] * minute
+        assert guarded.stood_in == 10 * minute
+        clock.advance(QUIET)
+
+
+def test_no_count_is_lost_between_threads(guarded, store):
+    store.error = DOWN
+    in_threads(lambda: ask(guarded), 2_000)
+    assert guarded.stood_in == 2_000
+
+
+def test_a_forked_child_finds_out_for_itself_and_waits_for_no_lock(
+    guarded, store, log, monkeypatch
+):
+    bring_down(guarded, store)
+    with guarded._breaker()._lock:
+        child = SimpleNamespace(getpid=lambda: -1)
+        monkeypatch.setattr("oneai_middleware.per_process.os", child)
+        assert (guarded.failures, guarded.stood_in) == (0, 0)
+        bring_down(guarded, store)
+    assert log() == ["WARNING", "ERROR"] * 2
+
+
+def test_claims_of_which_one_has_a_limit_are_asked_for_without_the_others(guarded, store):
+    claims = [Claim("account:alice", Limits()), Claim("key:k1", Limits(rpm=5))]
+    grant = guarded.acquire("alice", claims, 1)
+    assert [one.subject for one in grant.claims] == ["key:k1"]
