@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis import Redis, RedisCluster
+from redis import Connection, Redis, RedisCluster, SSLConnection
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import ReadOnlyError, RedisClusterException, RedisError
 from redis.retry import Retry
 
 from .errors import ConfigurationError, StoreUnavailable
@@ -30,8 +33,8 @@ class RedisServer:
 
     ``redis://``, ``rediss://``, ``unix://`` and ``redis+cluster://`` addresses take the
     options of redis-py in their query: ``socket_timeout`` and ``socket_connect_timeout``
-    are :data:`PATIENCE` seconds where it does not say otherwise. Nothing is connected to
-    before it is used.
+    are :data:`PATIENCE` seconds where it does not say otherwise, and bound the lookup of
+    the host's name too. Nothing is connected to before it is used.
 
     :raises ConfigurationError: ``url`` is no such address.
     """
@@ -65,15 +68,75 @@ class RedisServer:
         try:
             yield
         except (RedisError, RedisClusterException, OSError) as error:
+            if isinstance(error, ReadOnlyError):
+                self._leave()
             raise StoreUnavailable(
                 "The service cannot check your limits at the moment. Try again shortly.",
                 detail=f"Redis: {type(error).__name__}",
                 retry_after=1,
             ) from error
 
+    def _leave(self) -> None:
+        """Keep no connection: behind the same name another server may be master by now.
+
+        A cluster says itself who it is.
+        """
+        if not self._is_cluster:
+            self.client().connection_pool.disconnect(inuse_connections=False)
+
+
+class _Prompt(Connection):
+    """A connection that is made within its deadline, a name's lookup included."""
+
+    def _connect(self) -> socket.socket:
+        return _in_time(self.socket_connect_timeout, super()._connect)
+
+
+class _PromptTLS(SSLConnection):
+    """The same over TLS, its handshake included."""
+
+    def _connect(self) -> socket.socket:
+        return _in_time(self.socket_connect_timeout, super()._connect)
+
+
+_KINDS = {"redis": _Prompt, "rediss": _PromptTLS}
+
+
+def _in_time(seconds: float | None, connect: Callable[[], socket.socket]) -> socket.socket:
+    """What ``connect`` gives, in a thread that is left to itself if it takes longer: how
+    long the system looks a name up cannot be bounded in any other way.
+
+    :raises TimeoutError: it takes longer.
+    """
+    made: Future[socket.socket] = Future()
+    threading.Thread(
+        target=_fulfil, args=(made, connect), name="oneai-redis-connect", daemon=True
+    ).start()
+    try:
+        return made.result(seconds)
+    except TimeoutError:
+        made.add_done_callback(_close_late)
+        raise
+
+
+def _fulfil(promise: Future[socket.socket], connect: Callable[[], socket.socket]) -> None:
+    try:
+        promise.set_result(connect())
+    except BaseException as error:
+        promise.set_exception(error)
+
+
+def _close_late(made: Future[socket.socket]) -> None:
+    if made.exception() is None:
+        made.result().close()
+
 
 def _connect(url: str, is_cluster: bool) -> Any:
-    return (RedisCluster if is_cluster else Redis).from_url(url, **_options())
+    options = _options()
+    kind = _KINDS.get(url.partition("://")[0])
+    if kind is not None:
+        options["connection_class"] = kind
+    return (RedisCluster if is_cluster else Redis).from_url(url, **options)
 
 
 def _close(client: PerProcess[Any]) -> None:

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import socket
+import threading
 from functools import partial
 
 import pytest
@@ -92,3 +94,48 @@ def test_a_limiter_that_is_gone_leaves_no_connection_behind(own_redis, eventuall
     del limiter
     gc.collect()
     eventually(lambda: len(own_redis.client.client_list()) == 1)
+
+
+def test_a_name_that_nobody_looks_up_in_time_keeps_no_call_waiting(monkeypatch, eventually):
+    answers, asked = threading.Event(), threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(30)
+
+    def getaddrinfo(*question):
+        asked.set()
+        answers.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", listener.getsockname())]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with listener:
+        limiter = RedisRateLimiter("redis://redis.example")
+        with pytest.raises(StoreUnavailable) as refused:
+            limiter.acquire("alice", claim(rpm=1), 1)
+        assert refused.value.detail == "Redis: TimeoutError"
+        assert asked.is_set()
+        answers.set()
+        late, _ = listener.accept()
+        with late:  # what comes too late is of no use to anybody
+            assert late.recv(1) == b""
+    eventually(lambda: "oneai-redis-connect" not in {t.name for t in threading.enumerate()})
+
+
+def test_a_master_that_has_become_a_replica_is_left(start_redis):
+    own, master = start_redis(), start_redis()
+    limiter = RedisRateLimiter(own.patient_url)
+    limiter.acquire("alice", claim(rpm=100), 1)
+    (before,) = _ids(own)
+    own.client.replicaof("127.0.0.1", master.client.info()["tcp_port"])
+    with pytest.raises(StoreUnavailable) as refused:
+        limiter.acquire("alice", claim(rpm=100), 1)
+    assert refused.value.detail == "Redis: ReadOnlyError"
+    own.client.replicaof("NO", "ONE")
+    limiter.acquire("alice", claim(rpm=100), 1)
+    (after,) = _ids(own)
+    assert after != before
+
+
+def _ids(own):
+    """The connections to it, but for the test's own."""
+    ours = str(own.client.client_id())
+    return [each["id"] for each in own.client.client_list() if each["id"] != ours]

@@ -15,6 +15,8 @@ from ..per_process import PerProcess
 from .base import Claim, Grant, LimitStatus, RateLimiter, limited
 from .subject import SECOND, Subject, figures, refuse_if_short
 
+FEW = 100
+"""Subjects that are kept, needed or not: to look for what can go costs more than they do."""
 AT_ONCE = 10
 """How many subjects that left nothing to remember are forgotten at a call, at most."""
 
@@ -48,7 +50,8 @@ class MemoryRateLimiter(RateLimiter):
         with state.lock:
             now = self._clock()
             state.close_expired(now)
-            state.forget_full(now, at_least=len(claims) + 1)
+            if len(state.subjects) > FEW:
+                state.forget_full(now, at_least=len(claims) + 1)
             subjects = [state.look(claim, now) for claim in claims]
             refuse_if_short(subjects, tokens)
             for subject in subjects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ MOST = 150_000_000
 exactly; a higher one counts as this."""
 
 _MICRO = 10**6
+_PREFIX = re.compile(r"(?<=[?&])prefix=([\w.:-]+)(?:&|$)", re.ASCII)
 _SCRIPT = Path(__file__).with_name("redis.lua").read_text()
 
 
@@ -57,7 +59,11 @@ class RedisRateLimiter(RateLimiter):
     def from_settings(cls, settings: Mapping[str, Any], url: str | None = None) -> Self:
         if url is None:
             raise ConfigurationError("rate_limiter: an address, such as 'redis://localhost:6379/0'")
-        return cls(url, lease=settings["lease"])
+        prefix = _PREFIX.search(url)
+        if prefix is None:
+            return cls(url, lease=settings["lease"])
+        url = (url[: prefix.start()] + url[prefix.end() :]).rstrip("?&")
+        return cls(url, lease=settings["lease"], prefix=prefix[1])
 
     def announcements(self) -> Announcements:
         return self._announcements

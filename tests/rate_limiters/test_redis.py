@@ -12,7 +12,7 @@ from redis import Redis
 from redis.crc import key_slot
 
 import oneai_middleware
-from oneai_middleware.errors import RateLimitExceeded, StoreUnavailable
+from oneai_middleware.errors import ConfigurationError, RateLimitExceeded, StoreUnavailable
 from oneai_middleware.rate_limiters.redis import MOST, RedisRateLimiter
 from oneai_middleware.testing import (
     LEASE,
@@ -383,3 +383,19 @@ def test_a_cluster_is_asked_where_all_of_a_call_lies(start_redis, eventually):
 def test_the_lease_is_a_setting(redis_url):
     limiter = RedisRateLimiter.from_settings({"lease": 0.5}, redis_url)
     assert limiter._lease == 500_000
+
+
+def test_deployments_that_share_a_redis_may_have_keys_of_their_own(own_redis):
+    settings, url = {"lease": LEASE}, own_redis.patient_url
+    claims = claim(rpm=1)
+    RedisRateLimiter.from_settings(settings, f"{url}&prefix=shop").acquire("alice", claims, 1)
+    blog = RedisRateLimiter.from_settings(settings, url.replace("?", "?prefix=my-blog&"))
+    blog.acquire("alice", claims, 1)
+    names = {key.decode().partition(":")[0] for key in own_redis.client.scan_iter()}
+    assert names == {"shop", "my-blog"}
+
+
+@pytest.mark.parametrize("prefix", ["{all}", "a b"])
+def test_a_prefix_that_could_not_stand_in_a_key_is_refused(prefix):
+    with pytest.raises(ConfigurationError, match="an address of Redis"):
+        RedisRateLimiter.from_settings({"lease": LEASE}, f"redis://localhost?prefix={prefix}")
