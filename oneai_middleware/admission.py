@@ -6,12 +6,11 @@ its tokens, a slot) and a hold on its account's balance.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .accounts import Account, Caller, Limits
 from .call import Call
@@ -285,18 +284,27 @@ def _advised(error: APIError, url: str | None) -> APIError:
     return error
 
 
-@contextlib.contextmanager
-def _logged(call: Call, part: str) -> Iterator[None]:
-    try:
-        yield
-    except (InsufficientBalance, HoldLost):
-        raise
-    except Exception as error:
+class _logged:  # used as contextlib.suppress is, and a class for its speed
+    """Has a failing store end no call that is under way: it is a line in the log."""
+
+    __slots__ = ("_call", "_part")
+
+    def __init__(self, call: Call, part: str) -> None:
+        self._call = call
+        self._part = part
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, Exception) or isinstance(error, InsufficientBalance | HoldLost):
+            return False
         # The text of a store's error may hold its password; a trace is for debugging.
         log.error(
             "%s: the %s failed on a call under way: %s",
-            call.request_id,
-            part,
+            self._call.request_id,
+            self._part,
             type(error).__name__,
             exc_info=log.isEnabledFor(logging.DEBUG),
         )
+        return True

@@ -184,10 +184,10 @@ class Attempt:
 
 def _check(item: Item | Completion) -> None:
     """:raises BackendOverloaded: the provider gave up and says so as a finish_reason."""
-    if isinstance(item, Chunk | Completion):
+    if isinstance(item, (Chunk, Completion)):
         for choice in item.choices:
             reason = choice.get("finish_reason")
-            if isinstance(reason, str) and reason in _GAVE_UP:
+            if reason is not None and isinstance(reason, str) and reason in _GAVE_UP:
                 raise BackendOverloaded(f"finish_reason {reason}")
 
 

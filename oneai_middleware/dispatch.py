@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from .admission import Admission
@@ -134,12 +135,13 @@ class Dispatch:
 
     def _drawn(self, routes: Iterable[Route]) -> Iterator[Route]:
         """The routes of each rank, the heavier the sooner."""
-        for _, rank in itertools.groupby(routes, key=lambda route: route.rank):
+        for _, rank in itertools.groupby(routes, key=attrgetter("rank")):
             left = list(rank)
-            while left:
+            while len(left) > 1:
                 (drawn,) = self._choice.choices(left, [route.weight for route in left])
                 left.remove(drawn)
                 yield drawn
+            yield from left
 
 
 class _Order(NamedTuple):

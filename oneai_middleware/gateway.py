@@ -49,6 +49,9 @@ from .telemetry import log_call, new_request_id
 
 log = logging.getLogger("oneai_middleware")
 
+LOOKS = 16
+"""Requests with which the server is asked for its threads, if it does not say."""
+
 StartResponse = Callable[..., Any]
 Endpoint = Callable[..., Response]
 
@@ -67,6 +70,17 @@ def _routes() -> Map:
     ]
     # Nothing may redirect: a redirect makes clients drop the body of a POST.
     return Map(rules, strict_slashes=False, merge_slashes=False, redirect_defaults=False)
+
+
+@functools.cache
+def _straight_routes() -> dict[tuple[str, str], str]:
+    """The endpoint of a path in which nothing varies and a method: no router is needed."""
+    return {
+        (rule.rule, method): rule.endpoint
+        for rule in _routes().iter_rules()
+        if not rule.arguments
+        for method in rule.methods or ()
+    }
 
 
 class Gateway:
@@ -107,9 +121,10 @@ class Gateway:
         self._control = self._admission_control(scope)
         self._counts_alone = self.rate_limiter.one_process and settings.processes is None
         self._warn_of_workers(several=os.environ.get("WEB_CONCURRENCY", "1") not in ("", "0", "1"))
-        self._server_threads: PerProcess[list[int]] = PerProcess(list)
+        self._server_threads: PerProcess[list[int | None]] = PerProcess(list)
         self._endpoints = self._wire(scope)
         self._router = _routes().bind("localhost")
+        self._straight = _straight_routes()
 
     def close(self) -> None:
         """Settle what has not been, once more, and close idle connections to providers;
@@ -213,7 +228,7 @@ class Gateway:
         except Exception:
             log.exception("%s: an error of the gateway's own", call.request_id)
             response = _refusal(InternalError(), call)
-        response.headers += [("x-request-id", call.request_id)]
+        response.headers.append(("x-request-id", call.request_id))
         if call.limits is not None:
             response.headers += limit_headers(call.limits)
         response.headers += _adjustment_headers(call)
@@ -248,14 +263,12 @@ class Gateway:
         )
 
     def _threads(self, environ: dict[str, Any]) -> int | None:
-        """How many threads this process serves requests with; looked up until it is known."""
-        known = self._server_threads()
-        if not known:
-            threads = threads_of(environ)
-            if threads is None:
-                return None
-            known.append(threads)
-        return known[0]
+        """How many threads this process serves requests with; looked up until it is known,
+        or the server's silence is."""
+        found = self._server_threads()
+        if not found or (found[-1] is None and len(found) < LOOKS):
+            found.append(threads_of(environ))
+        return found[-1]
 
     def _send(
         self, response: Response, call: Call, start_response: StartResponse
@@ -272,6 +285,9 @@ class Gateway:
         path = call.path
         if path.endswith("/"):
             path = path[:-1]
+        name = self._straight.get((path, call.method))
+        if name is not None:
+            return self._endpoints[name](environ, call)
         try:
             name, arguments = self._router.match(path or "/", call.method)
         except RouteMethodNotAllowed as error:
@@ -301,7 +317,7 @@ def _ledger_spec(settings: Settings) -> Any:
 
 def _adjustment_headers(call: Call) -> Headers:
     """Which of the caller's parameters the provider did not get as they were given."""
-    if call.attempt is None or call.request is None:
+    if call.attempt is None or call.request is None or not call.attempt.request.adjusted:
         return []
     headers = []
     adjusted = list(call.attempt.request.adjusted.items())

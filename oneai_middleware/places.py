@@ -5,12 +5,12 @@ A WSGI server serves the host's own pages with the same threads.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from .errors import GatewayOverloaded
 
@@ -39,9 +39,11 @@ class Places:
         """Make no more room."""
         self._drained = True
 
-    @contextlib.contextmanager
-    def taken(self, threads: int | None) -> Iterator[None]:
-        """One place, kept if the block succeeds. The server has ``threads``, if known."""
+    def taken(self, threads: int | None) -> AbstractContextManager[None]:
+        """One place, kept if the block succeeds. The server has ``threads``, if known.
+
+        :raises GatewayOverloaded: there is none.
+        """
         if self.is_draining:
             raise _full("This server takes no new calls at the moment. Try again shortly.")
         most = self._most or _spare(threads)
@@ -49,16 +51,25 @@ class Places:
             if most is not None and self.count >= most:
                 raise _full("The server is busy with other calls. Try again shortly.")
             self.count += 1
-        try:
-            yield
-        except BaseException:
-            self.leave()
-            raise
+        return _Taken(self)
 
     def leave(self) -> None:
         """Give one place back."""
         with self._lock:
             self.count -= 1
+
+
+class _Taken(AbstractContextManager[None]):
+    """Gives the place back if the block fails."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None:
+            self._places.leave()
 
 
 def _spare(threads: int | None) -> int | None:

@@ -8,6 +8,7 @@ who can compute it. The prefix lets secret scanners recognise a leaked key.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import secrets
@@ -58,9 +59,13 @@ def hint(secret: str) -> str:
 
 
 def _checksum(body: str) -> str:
-    number = zlib.crc32(body.encode("ascii"))
-    digits = []
-    for _ in range(CHECKSUM_LENGTH):
-        number, digit = divmod(number, len(ALPHABET))
-        digits.append(ALPHABET[digit])
-    return "".join(reversed(digits))
+    number, pairs = zlib.crc32(body.encode("ascii")), _pairs()
+    rest, last = divmod(number, len(pairs))
+    first, middle = divmod(rest, len(pairs))
+    return pairs[first] + pairs[middle] + pairs[last]
+
+
+@functools.cache
+def _pairs() -> list[str]:
+    """All pairs of digits, in the order of the numbers that they are."""
+    return [first + second for first in ALPHABET for second in ALPHABET]

@@ -144,17 +144,19 @@ def connection_of(environ: Environ) -> Connection | None:
     There only a failing write tells that the caller has left. To be called in the
     request's own thread.
     """
-    for descriptor_of in _DESCRIPTORS:
+    for key, descriptor_of in _DESCRIPTORS:
+        if key not in environ:
+            continue
         # Another server's way, or one that is no more: it may fail in any manner.
         with contextlib.suppress(Exception):
-            return Connection(descriptor_of(environ))
+            return Connection(descriptor_of(environ[key]))
     return None
 
 
-def _socket_at(key: str, path: str = "") -> Callable[[Environ], int]:
-    """Finds the descriptor of the socket at attribute ``path`` of ``environ[key]``."""
+def _socket_at(path: str = "") -> Callable[[Any], int]:
+    """Finds the descriptor of the socket at attribute ``path`` of something."""
     fileno = attrgetter(f"{path}.fileno".lstrip("."))
-    return lambda environ: fileno(environ[key])()
+    return lambda held: fileno(held)()
 
 
 def _uwsgi(environ: Environ) -> Any:
@@ -164,17 +166,29 @@ def _uwsgi(environ: Environ) -> Any:
     return sys.modules["uwsgi"]
 
 
-_DESCRIPTORS: tuple[Callable[[Environ], int], ...] = (
-    _socket_at("gunicorn.socket"),
-    _socket_at("werkzeug.socket"),
+_DESCRIPTORS: tuple[tuple[str, Callable[[Any], int]], ...] = (
+    ("gunicorn.socket", _socket_at()),
+    ("werkzeug.socket", _socket_at()),
     # The function itself knows only what the server has read, which is nothing
     # while a request is served, unless it is set to look ahead.
-    _socket_at("waitress.client_disconnected", "__self__.socket"),
-    lambda environ: _uwsgi(environ).connection_fd(),
-    _socket_at("wsgi.input", "rfile.raw._sock"),  # cheroot and gevent.pywsgi
-    _socket_at("wsgi.input", "raw._sock"),  # wsgiref
-    _socket_at("wsgi.input", "_read.__self__.raw._sock"),  # Django's runserver
+    ("waitress.client_disconnected", _socket_at("__self__.socket")),
+    ("uwsgi.version", lambda version: sys.modules["uwsgi"].connection_fd()),
+    ("wsgi.input", lambda stream: _socket_of(stream).fileno()),
 )
+
+
+def _socket_of(stream: Any) -> Any:
+    """The socket that a request's body is read from; ``None`` where it cannot be reached."""
+    holders = (
+        getattr(stream, "rfile", None),  # cheroot and gevent.pywsgi
+        stream,  # wsgiref
+        getattr(getattr(stream, "_read", None), "__self__", None),  # Django's runserver
+    )
+    for holder in holders:
+        held = getattr(getattr(holder, "raw", None), "_sock", None)
+        if held is not None:
+            return held
+    return None
 
 
 # --- how many threads -------------------------------------------------------------

@@ -23,7 +23,7 @@ _PER_PROMPT, _PER_MESSAGE = 3, 4
 _ATTACHMENT = 1_000
 _MEDIA_BYTES, _FILE_BYTES = 1_000, 100  # for each token more
 
-_MESSAGE_TEXTS = ("name", "reasoning_content", "refusal")
+_MESSAGE_TEXTS = ("content", "name", "reasoning_content", "refusal")
 _MESSAGE_CALLS = ("tool_calls", "function_call")
 _SCHEMAS = ("tools", "functions", "response_format")
 
@@ -72,35 +72,35 @@ def estimate_prompt(body: Mapping[str, Any]) -> int:
         if isinstance(message, Mapping):
             flat += _add_message(counter, message)
     for name in _SCHEMAS:
-        _add_json(counter, body.get(name))
+        if name in body:
+            _add_json(counter, body[name])
     return flat + counter.tokens
 
 
 def _add_message(counter: TextCounter, message: Mapping[str, Any]) -> int:
     """Count the message's text; the tokens of what is attached to it."""
-    for name in _MESSAGE_TEXTS:
-        _add_text(counter, message.get(name))
-    for name in _MESSAGE_CALLS:
-        _add_json(counter, message.get(name))
-    content = message.get("content")
-    _add_text(counter, content)
-    return sum(_add_part(counter, part) for part in _list(content) if isinstance(part, Mapping))
+    attached = 0
+    for name, value in message.items():
+        if name in _MESSAGE_TEXTS and isinstance(value, str):
+            counter.add(value)
+        elif name in _MESSAGE_CALLS:
+            _add_json(counter, value)
+        elif name == "content":
+            parts = [part for part in _list(value) if isinstance(part, Mapping)]
+            attached += sum([_add_part(counter, part) for part in parts])
+    return attached
 
 
 def _add_part(counter: TextCounter, part: Mapping[str, Any]) -> int:
     kind = part.get("type")
     if kind in ("text", "refusal"):
-        _add_text(counter, part.get(kind))
+        if isinstance(text := part.get(kind), str):
+            counter.add(text)
         return 0
     if kind == "image_url":
         return _ATTACHMENT
     bytes_per_token = _FILE_BYTES if kind == "file" else _MEDIA_BYTES
     return _ATTACHMENT + len(_json(part)) // bytes_per_token
-
-
-def _add_text(counter: TextCounter, value: Any) -> None:
-    if isinstance(value, str):
-        counter.add(value)
 
 
 def _add_json(counter: TextCounter, value: Any) -> None:

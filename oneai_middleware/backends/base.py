@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Generator, Iterator
-from typing import Any
+from typing import Any, get_args
 
 from ..errors import ConfigurationError, unknown_name
 from ..protocol.chat import ChatRequest, Completion, Item
@@ -59,6 +59,9 @@ class Backend:
         """
 
 
+_KINDS = frozenset(get_args(Item))
+
+
 def _known_options(backend: type[Backend]) -> set[str]:
     """What may stand in a provider's row: the gateway's own fields and the backend's."""
     known = {"backend", "timeouts", "cooldown"}
@@ -80,7 +83,7 @@ def running(backend: Backend, request: ChatRequest) -> Generator[Item, None, Non
         request.cancellation.on_cancel(iterator.cancel)
     try:
         for item in iterator:
-            if not isinstance(item, Item):
+            if type(item) not in _KINDS and not isinstance(item, Item):
                 raise TypeError(f"{type(item).__name__} is no chunk, text or usage")
             yield item
     finally:

@@ -77,12 +77,14 @@ class MemoryLedger(Ledger):
         period: Period | None = None,
     ) -> int:
         books = self._state()
-        purse = draft.key, budget_window(period, self._now())
+        purse = draft.key, budget_window(period, self._now()) if period else ""
         with books.lock:
             now = self._clock()
-            if books.room(draft, purse, budget) < least:
+            room = books.room(draft, purse, budget)
+            if room < least:
                 books.sweep(now, self._now(), draft.account)
-            size = int(min(most, books.room(draft, purse, budget)))
+                room = books.room(draft, purse, budget)
+            size = int(min(most, room))
             if size < least:
                 raise books.refusal(draft, purse, least, budget)
             books.open(_Hold(draft, purse, budget, now + lease), size)
@@ -269,12 +271,12 @@ class _Books:
 
     def grow(self, hold: _Hold, more: int) -> None:
         """Set so much more aside, or less."""
-        before = hold.amount
         hold.size += more
-        sums = self.sums[hold.draft.account]
-        sums.available -= hold.amount - before
-        sums.held += hold.amount - before
         self.held_by[hold.purse] += more
+        if hold.draft.prepaid:
+            sums = self.sums[hold.draft.account]
+            sums.available -= more
+            sums.held += more
 
     def settle(self, entry: Entry, at: datetime) -> Entry:
         hold = self.holds.pop(entry.request_id, None)
@@ -291,13 +293,14 @@ class _Books:
     def write(self, entry: Entry, purse: Purse) -> Entry:
         """Take what the entry costs and the account has, and write the row."""
         cost = entry.cost
-        if entry.prepaid:
-            cost = min(cost, self.sums[entry.account].available)
+        if entry.prepaid and cost > self.sums[entry.account].available:
+            cost = self.sums[entry.account].available
+            entry = entry._replace(cost=cost)
         self.charge(entry, purse, cost)
-        self.rows[entry.request_id] = row = entry._replace(cost=cost)
+        self.rows[entry.request_id] = entry
         if len(self.rows) > KEPT_ENTRIES:
             self.rows.popitem(last=False)
-        return row
+        return entry
 
     def charge(self, entry: Entry, purse: Purse, cost: int) -> None:
         sums = self.sums[entry.account]

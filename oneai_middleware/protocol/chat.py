@@ -7,13 +7,12 @@ accessors for the few places everybody needs.
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from ..accounts import Caller
-from .cancellation import Cancellation
+from .cancellation import Cancellation, Flag
 from .usage import Usage
 
 
@@ -57,7 +56,7 @@ class ChatRequest:
     timeouts: Timeouts = Timeouts()
     cancellation: Cancellation = field(default_factory=Cancellation)
     adjusted: dict[str, Adjustment] = field(default_factory=dict)
-    connecting: threading.Event = field(default_factory=threading.Event, repr=False)
+    connecting: Flag = field(default_factory=Flag, repr=False)
 
     @property
     def model(self) -> str:
@@ -148,11 +147,11 @@ class Chunk(dict[str, Any]):
     @property
     def usage(self) -> Usage | None:
         """The tokens it reports, in any of the places providers use."""
-        found = Usage.read(self.get("usage"))
+        usage = Usage.read(self.get("usage"))
+        for choice in self.choices:
+            usage = usage or Usage.read(choice.get("usage"))
         groq = self.get("x_groq")
-        for holder in (*self.choices, groq if isinstance(groq, dict) else {}):
-            found = found or Usage.read(holder.get("usage"))
-        return found
+        return usage or (Usage.read(groq.get("usage")) if isinstance(groq, dict) else None)
 
     @property
     def has_output(self) -> bool:
@@ -180,6 +179,8 @@ usage, or ``None``: alive, but nothing to say."""
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
+    if type(value) is list and len(value) == 1 and type(value[0]) is dict:
+        return value  # as it is in almost every chunk
     if not isinstance(value, list):
         return []
     return [item for item in value if isinstance(item, dict)]

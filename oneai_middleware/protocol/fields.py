@@ -61,9 +61,10 @@ def check_fields(body: Mapping[str, Any]) -> None:
 
     :raises InvalidRequest: with the path of the first that breaks it as ``param``.
     """
-    for name, check in _FIELDS.items():
-        if name in body:
-            check(name, body[name])
+    for name, value in body.items():
+        check = _FIELDS.get(name)
+        if check is not None:
+            check(name, value)
 
 
 def _read_object(data: bytes) -> dict[str, Any]:
@@ -168,7 +169,18 @@ def _messages(path: str, value: Any) -> None:
     if not value:
         raise _wrong_value(path, "an array that is not empty")
     for index, message in enumerate(value):
-        _message(f"{path}[{index}]", message)
+        if not _is_plain(message):
+            _message(f"{path}[{index}]", message)
+
+
+def _is_plain(message: dict[str, Any]) -> bool:
+    """Whether it is as almost all are, and no path need be put together for it."""
+    return (
+        type(message.get("content")) is str
+        and message.get("tool_calls") is None
+        and type(role := message.get("role")) is str
+        and role in ROLES
+    )
 
 
 def _message(path: str, message: dict[str, Any]) -> None:

@@ -54,6 +54,8 @@ def encode(value: Any) -> bytes:
         data = _encoder.encode(value)
     except (UnicodeEncodeError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise MalformedJSON(type(error).__name__) from None
+    if data.isascii():
+        return data
     for raw, escaped in _LINE_BREAKS:
         if raw in data:
             data = data.replace(raw, escaped)

@@ -23,6 +23,7 @@ Object = dict[str, Any]
 _OURS = {"id", "object", "created", "model", "choices", "usage", "error"}
 # They accompany a usage-only chunk and are no reason to send it on.
 _ESCORT = {"system_fingerprint", "service_tier", "obfuscation"}
+_PLAIN = {"index", "delta", "finish_reason", "logprobs"}
 _REASONS: dict[str, str | None] = {
     "": None,
     "null": None,
@@ -55,6 +56,8 @@ class StreamNormaliser:
 
         :raises BackendUnavailable: a tool call's arguments are not JSON.
         """
+        if type(item) is Chunk and self._goes_on(item):
+            return [self._ours_over(item)]
         if item is None or isinstance(item, Usage):
             return []
         if isinstance(item, str):
@@ -86,6 +89,31 @@ class StreamNormaliser:
         if self._include_usage:
             chunks.append(Chunk(self._ours, choices=[], usage=usage.as_dict()))
         return chunks
+
+    def _goes_on(self, item: Chunk) -> bool:
+        """Whether all it does is to say more of one answer, as almost every chunk does:
+        there is nothing to mend."""
+        choices = item.get("choices")
+        if type(choices) is not list or len(choices) != 1:
+            return False
+        if item.get("usage") is not None or "x_groq" in item or "error" in item:
+            return False
+        raw = choices[0]
+        delta = raw.get("delta") if type(raw) is dict and raw.keys() <= _PLAIN else None
+        if type(delta) is not dict or len(delta) != 1 or raw.get("finish_reason", "") is not None:
+            return False
+        index, said = raw.get("index"), delta.get("content", delta.get("reasoning_content"))
+        choice = self._choices.get(index) if type(index) is int else None
+        return choice is not None and choice.has_output and type(said) is str
+
+    def _ours_over(self, item: Chunk) -> Chunk:
+        chunk = Chunk(item)
+        chunk.update(self._ours)
+        if self._include_usage:
+            chunk["usage"] = None
+        else:
+            chunk.pop("usage", None)
+        return chunk
 
     def _choice(self, raw: Object, position: int) -> _Choice:
         index = _index(raw.get("index"), position)

@@ -31,22 +31,26 @@ def read_body(
     :raises RequestTooLarge: it is over ``limit``; the rest is not read.
     :raises InvalidRequest: its length is malformed or a lie, or it comes too slowly.
     """
-    if environ.get("HTTP_CONTENT_ENCODING", "identity").strip().lower() not in ("", "identity"):
+    encoding = environ.get("HTTP_CONTENT_ENCODING")
+    if encoding and encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType("Send the body without a Content-Encoding.")
     length = _length(environ)
     if length is None and not environ.get("wsgi.input_terminated"):
         if environ.get("HTTP_TRANSFER_ENCODING"):
             raise LengthRequired("This server needs a Content-Length header.")
         return b""
-    too_large = RequestTooLarge(f"The body is over the limit of {limit} bytes.")
     if length is not None and length > limit:
-        raise too_large
+        raise _too_large(limit)
     body = _read(environ["wsgi.input"], limit + 1 if length is None else length, clock)
     if len(body) > limit:
-        raise too_large
+        raise _too_large(limit)
     if length is not None and len(body) < length:
         raise InvalidRequest("The body ended before its Content-Length.", code="invalid_body")
     return body
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The body is over the limit of {limit} bytes.")
 
 
 def _length(environ: dict[str, Any]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -48,14 +49,21 @@ class Response:
 
     def status_line(self) -> str:
         """``"200 OK"``, as PEP 3333 wants it."""
-        try:
-            return f"{self.status} {HTTPStatus(self.status).phrase}"
-        except ValueError:
-            return f"{self.status} Unknown"
+        return _status_line(self.status)
 
     def safe_headers(self) -> Headers:
         """The headers, less any whose value could split the response.
 
         Four WSGI servers send a CR or LF in a header value as it stands.
         """
+        if not _UNSAFE.search("".join([value for _, value in self.headers])):
+            return self.headers
         return [(name, value) for name, value in self.headers if not _UNSAFE.search(value)]
+
+
+@functools.cache
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return f"{status} Unknown"

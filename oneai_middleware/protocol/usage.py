@@ -38,18 +38,20 @@ class Usage:
         Cached tokens are found where OpenAI, DeepSeek and Moonshot put them. A
         subset larger than its whole is cut down to it.
         """
-        if not isinstance(raw, Mapping):
+        if raw is None or not isinstance(raw, Mapping):
             return None
         prompt, completion = _count(raw.get("prompt_tokens")), _count(raw.get("completion_tokens"))
         if prompt is None or completion is None:
             return None
-        cached = (
-            _count(_sub(raw, "prompt_tokens_details").get("cached_tokens"))
-            or _count(raw.get("cached_tokens"))
-            or _count(raw.get("prompt_cache_hit_tokens"))
-            or 0
-        )
-        reasoning = _count(_sub(raw, "completion_tokens_details").get("reasoning_tokens")) or 0
+        cached = reasoning = 0
+        for told in (
+            _sub(raw, "prompt_tokens_details").get("cached_tokens"),
+            raw.get("cached_tokens"),
+            raw.get("prompt_cache_hit_tokens"),
+        ):
+            cached = cached or (told and _count(told)) or 0
+        told = _sub(raw, "completion_tokens_details").get("reasoning_tokens")
+        reasoning = (told and _count(told)) or 0
         return cls(
             prompt, completion, min(cached, prompt), min(reasoning, completion), extras=dict(raw)
         )
@@ -74,7 +76,7 @@ class Usage:
 
 def _sub(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     value = raw.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int | None:

@@ -55,7 +55,8 @@ class EventStream:
     closes it before its first item, and a second thread may not close it while it
     runs. ``close`` is safe from any thread, any number of times.
 
-    Each item is one whole event. Every abnormal end is an error event without a
+    Each item is one whole event, or several that had come by then: those are sent in one
+    write. The first goes out alone. Every abnormal end is an error event without a
     ``[DONE]``: the SDKs take a stream that merely stops for a complete one.
     """
 
@@ -74,7 +75,8 @@ class EventStream:
         self._keep_alive = keep_alive
         self._clock = clock
         self._last_sent = clock()
-        self._ready: deque[tuple[bytes, Chunk | None]] = deque()
+        self._ready: deque[tuple[bytes, list[Chunk]]] = deque()
+        self._opened = False
         self._over = False
         self._closing = threading.Lock()
         self._closed = False
@@ -92,6 +94,7 @@ class EventStream:
             self._exchange.start()
             self._pump.start()
             self._fill()
+            self._opened = True
             ending = self._exchange.ending
             if ending is not None and ending.error is not None:
                 raise ending.error
@@ -109,8 +112,8 @@ class EventStream:
         if not self._ready:
             self.close()  # which a server may skip whose caller hangs up now
             raise StopIteration
-        data, chunk = self._ready.popleft()
-        if chunk is not None:
+        data, chunks = self._ready.popleft()
+        for chunk in chunks:
             self._exchange.meter.hand(chunk)
         self._last_sent = self._clock()
         self._exchange.sending()
@@ -142,19 +145,24 @@ class EventStream:
     def _advance(self) -> None:
         item = self._pump.take(self._last_sent + self._keep_alive - self._clock())
         if item is Signal.SILENCE:
-            self._ready.append((sse.KEEP_ALIVE, None))
+            self._ready.append((sse.KEEP_ALIVE, []))
         elif item is Signal.END:
             self._complete()
-        elif item is not None:
-            self._relay(item)
+        else:
+            self._relay([item, *self._pump.take_waiting()] if self._opened else [item])
 
-    def _relay(self, item: Chunk | str | Usage) -> None:
-        self._exchange.meter.told(item if isinstance(item, Usage) else _usage_of(item))
-        for chunk in self._normaliser.chunk(item):
-            self._send(chunk)
-
-    def _send(self, chunk: Chunk) -> None:
-        self._ready.append((sse.event(_encoded(chunk)), chunk))
+    def _relay(self, items: list[Item]) -> None:
+        chunks: list[Chunk] = []
+        events: list[bytes] = []
+        try:
+            for item in items:
+                self._exchange.meter.told(_usage_of(item))
+                for chunk in self._normaliser.chunk(item):
+                    events.append(sse.event(_encoded(chunk)))
+                    chunks.append(chunk)
+        finally:  # also of those before one that cannot be sent
+            if events:
+                self._ready.append((b"".join(events), chunks))
 
     def _complete(self) -> None:
         """The provider is done; so is the call, unless it was ended from outside."""
@@ -164,13 +172,13 @@ class EventStream:
             return
         reason = "stop" if ending.outcome == ANSWERED else "length"
         for chunk in self._normaliser.finish(ending.usage, reason):
-            self._send(chunk)
-        self._ready.append((sse.DONE, None))
+            self._ready.append((sse.event(_encoded(chunk)), [chunk]))
+        self._ready.append((sse.DONE, []))
         self._over = True
 
     def _break(self, error: APIError) -> None:
         seen = self._exchange.fail(error).error or error
-        self._ready.append((sse.event(json.encode(seen.envelope())), None))
+        self._ready.append((sse.event(json.encode(seen.envelope())), []))
         self._over = True
 
 
@@ -181,5 +189,7 @@ def _encoded(value: Chunk | Completion) -> bytes:
         raise BackendUnavailable("an answer that cannot be written as JSON") from None
 
 
-def _usage_of(item: Chunk | str) -> Usage | None:
-    return item.usage if isinstance(item, Chunk) else None
+def _usage_of(item: Item) -> Usage | None:
+    if isinstance(item, Chunk):
+        return item.usage
+    return item if isinstance(item, Usage) else None

@@ -80,7 +80,8 @@ class Exchange:
         self._connection = connection
         self._bill_departed = bill_departed
         self._lock = threading.Lock()
-        self._settled = threading.Event()
+        self._settling = threading.Lock()  # held until the call is settled
+        self._settling.acquire()
         self._renew_every = lease / 3
         self._renewed = clock()
         self._renewing = False
@@ -160,15 +161,15 @@ class Exchange:
                 self._watch.aside(self._settle)
             else:
                 self._settle()
-        elif not aside:
-            self._settled.wait(SETTLING)
+        elif not aside and self._settling.acquire(timeout=SETTLING):
+            self._settling.release()
         return ending
 
     def _settle(self) -> None:
         try:
             self._control.close(self.call, self.admission, self.call.usage or NOTHING)
         finally:
-            self._settled.set()
+            self._settling.release()
 
     # --- from the watch -----------------------------------------------------
 

@@ -42,10 +42,13 @@ class Meter:
 
     def of(self, completion: Completion) -> Usage:
         """Usage of an answer in one piece: as it tells, or estimated."""
+        told = completion.usage
+        if told is not None:
+            return told
         counter = TextCounter()
         for choice in completion.choices:
             _count(counter, choice.get("message"))
-        return completion.usage or Usage(self._prompt_tokens, counter.tokens, estimated=True)
+        return Usage(self._prompt_tokens, counter.tokens, estimated=True)
 
     def delivered(self) -> Usage:
         """Usage of a call that ended early: the prompt and what was handed over."""
@@ -65,6 +68,8 @@ class Meter:
         return Usage(self._prompt_tokens, self._handed.tokens, estimated=True)
 
 
+_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+
 NOTHING = Usage(0, 0)
 """What a call costs that failed before any output, or through our own fault."""
 
@@ -73,9 +78,14 @@ def _count(counter: TextCounter, message: Any) -> None:
     """Add the text of a message or a delta, whatever kind of text it is."""
     if not isinstance(message, dict):
         return
-    for name in ("content", "reasoning_content", "reasoning", "refusal"):
-        counter.add(text_of(message.get(name)))
-    calls = message.get("tool_calls")
+    for name, value in message.items():
+        if name in _TEXTS:
+            counter.add(value if isinstance(value, str) else text_of(value))
+        elif name == "tool_calls":
+            _count_calls(counter, value)
+
+
+def _count_calls(counter: TextCounter, calls: Any) -> None:
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):

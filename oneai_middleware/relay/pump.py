@@ -27,13 +27,20 @@ class Signal(enum.Enum):
 
 
 class Pump(Generic[T]):
-    """Runs ``items`` in a daemon thread and hands them over one by one."""
+    """Runs ``items`` in a daemon thread and hands them over.
+
+    The queue between the two threads is a deque, which needs no lock: who finds it empty,
+    or full, says so and waits, and only then has the other a condition to notify.
+    """
 
     def __init__(self, items: Iterator[T], ahead: int = AHEAD) -> None:
         self._items = items
         self._ahead = ahead
+        self._room = max(1, ahead // 2)
         self._come: deque[Any] = deque()
         self._changed = threading.Condition()
+        self._is_awaited = False
+        self._is_full = False
         self._stopped = False
 
     def start(self) -> None:
@@ -45,17 +52,25 @@ class Pump(Generic[T]):
 
         :raises Exception: what the iterator raised.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._come or self._stopped, max(0.0, timeout))
-            if self._stopped:
-                return Signal.END
-            if not self._come:
-                return Signal.SILENCE
-            item = self._come.popleft()
-            self._changed.notify_all()
+        if not self._come:
+            self._await_item(timeout)
+        if self._stopped:
+            return Signal.END
+        if not self._come:
+            return Signal.SILENCE
+        item = self._come.popleft()
+        self._make_room()
         if isinstance(item, _Failure):
             raise item.error
         return item  # type: ignore[no-any-return]
+
+    def take_waiting(self) -> list[T]:
+        """The items that have come already, often none; the end is not among them."""
+        come = [self._come.popleft() for _ in range(len(self._come))]
+        if come and isinstance(come[-1], _LAST):  # nothing comes after it
+            self._come.append(come.pop())
+        self._make_room()
+        return [] if self._stopped else come
 
     def stop(self) -> None:
         """Hand over nothing more, and let whoever waits go. From any thread.
@@ -66,6 +81,18 @@ class Pump(Generic[T]):
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def _await_item(self, timeout: float) -> None:
+        with self._changed:
+            self._is_awaited = True
+            self._changed.wait_for(lambda: self._come or self._stopped, max(0.0, timeout))
+            self._is_awaited = False
+
+    def _make_room(self) -> None:
+        """Let the thread go on that waits for room, once it has some work to do."""
+        if self._is_full and self._ahead - len(self._come) >= self._room:
+            with self._changed:
+                self._changed.notify_all()
 
     def _run(self) -> None:
         last: Any = Signal.END
@@ -88,14 +115,21 @@ class Pump(Generic[T]):
 
     def _hand(self, item: Any) -> bool:
         """Put ``item`` in line once there is room; false if nobody wants it any more."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._come) < self._ahead or self._stopped)
-            if not self._stopped:
-                self._come.append(item)
+        if len(self._come) >= self._ahead:
+            with self._changed:
+                self._is_full = True
+                self._changed.wait_for(lambda: len(self._come) < self._ahead or self._stopped)
+                self._is_full = False
+        self._come.append(item)
+        if self._is_awaited:
+            with self._changed:
                 self._changed.notify_all()
-            return not self._stopped
+        return not self._stopped
 
 
 class _Failure:
     def __init__(self, error: Exception) -> None:
         self.error = error
+
+
+_LAST = (_Failure, Signal)

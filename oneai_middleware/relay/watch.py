@@ -67,6 +67,7 @@ class _Rounds:
         self._arrival = threading.Condition(self._lock)
         self._watched: dict[int, Watched] = {}
         self._thread: threading.Thread | None = None
+        self._is_idle = False
 
     def add(self, watched: Watched) -> None:
         with self._lock:
@@ -75,7 +76,7 @@ class _Rounds:
                 thread = threading.Thread(target=self._run, name="oneai-watch", daemon=True)
                 thread.start()
                 self._thread = thread
-            else:
+            elif self._is_idle:
                 self._arrival.notify()
 
     def remove(self, watched: Watched) -> None:
@@ -100,7 +101,9 @@ class _Rounds:
     def _has_work(self) -> bool:
         with self._lock:
             if not self._watched:
+                self._is_idle = True
                 self._arrival.wait(self.IDLE)
+                self._is_idle = False
             if self._watched:
                 return True
             self._thread = None
