@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .backends.base import running
 from .cooldown import Visit
@@ -94,7 +95,7 @@ class Attempt:
         :raises BackendError: the provider failed.
         :raises InvalidRequest: it says that the caller is at fault.
         """
-        with self._errors(), contextlib.closing(running(self.provider.backend, self.request)) as up:
+        with _ending(self), contextlib.closing(running(self.provider.backend, self.request)) as up:
             for item in self._from_first_output(up):
                 self._alive, self._silent_since = True, None
                 yield item
@@ -102,7 +103,7 @@ class Attempt:
 
     def complete(self) -> Completion:
         """The answer in one piece; otherwise as :meth:`stream`."""
-        with self._errors():
+        with _ending(self):
             completion = self.provider.backend.complete(self.request)
             if not isinstance(completion, Completion):
                 raise TypeError(f"{type(completion).__name__} is no completion")
@@ -155,31 +156,40 @@ class Attempt:
         if not self.begun:
             yield from held
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Whatever a backend raises beside this package's errors is a bug of its own,
-        and what it raises because it was cancelled for a deadline means that."""
-        try:
-            yield
-        except OneAIError as error:
-            if self._late is not None and isinstance(error, BackendUnavailable):
-                raise BackendTimeout(self._late[0]) from error
-            raise
-        except Exception as error:
-            if self._late is not None:
-                raise BackendTimeout(self._late[0]) from error
-            # The words of a foreign error may hold anything, a prompt or a password.
-            log.debug(
-                "%s: provider %s: its backend raised",
-                self.request.request_id,
-                self.provider.name,
-                exc_info=True,
-            )
-            raise BackendUnavailable(
-                f"the backend raised {type(error).__name__}; log at DEBUG to see where"
-            ) from error
-        finally:
-            self._is_over = True
+    def ended(self, error: BaseException | None) -> None:
+        """It is over. Whatever a backend raises beside this package's errors is a bug of
+        its own, and what it raises because it was cancelled for a deadline means that.
+
+        :raises BackendError: what ``error`` means, if that is something else.
+        """
+        self._is_over = True
+        is_known = isinstance(error, OneAIError)
+        if not isinstance(error, Exception) or (is_known and self._late is None):
+            return
+        if self._late is not None and (not is_known or isinstance(error, BackendUnavailable)):
+            raise BackendTimeout(self._late[0]) from error
+        if is_known:
+            return
+        # The words of a foreign error may hold anything, a prompt or a password.
+        log.debug(
+            "%s: provider %s: its backend raised",
+            self.request.request_id,
+            self.provider.name,
+            exc_info=error,
+        )
+        raise BackendUnavailable(
+            f"the backend raised {type(error).__name__}; log at DEBUG to see where"
+        ) from error
+
+
+class _ending(contextlib.AbstractContextManager[None]):
+    """Tells ``attempt`` when it has ended, and how."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._attempt.ended(error)
 
 
 def _check(item: Item | Completion) -> None:

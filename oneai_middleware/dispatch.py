@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import random
@@ -53,6 +52,7 @@ class Dispatch:
         choice: random.Random | None = None,
     ) -> None:
         self._providers = providers
+        self._timeouts = {p.name: _in_time(p.timeouts) for p in providers.values()}
         self._scope = scope
         self._patience = patience
         self._clock = clock
@@ -125,8 +125,8 @@ class Dispatch:
             {**order.body, "model": route.upstream},
             caller=call.caller,
             request_id=call.request_id,
-            timeouts=_in_time(provider.timeouts),
-            adjusted={**order.adjusted},
+            timeouts=self._timeouts[provider.name],
+            adjusted=dict(order.adjusted),
         )
         attempt = Attempt(provider, request, visit, self._clock, repeatable=repeatable)
         call.provider, call.attempt = provider.name, attempt
@@ -148,52 +148,49 @@ class _Order(NamedTuple):
     """What is wanted of whichever provider: the call's body and what was adjusted in it."""
 
     call: Call
-    body: dict[str, Any]
+    body: Mapping[str, Any]
     adjusted: dict[str, Adjustment]
     cancellation: Cancellation
 
 
-@contextlib.contextmanager
-def _judged(attempt: Attempt) -> Iterator[None]:
-    """Learn from how the attempt ends whether its provider is well. A failure that
+class _judged(AbstractContextManager[None]):
+    """Learns from how the attempt ends whether its provider is well. A failure that
     another one may still make good is kept in the attempt."""
-    visit = attempt.visit
-    try:
-        yield
-    except BackendError as error:
-        attempt.failure = error
-        if attempt.is_given_up:
-            visit.undecided()
-        elif isinstance(error, BackendMisconfigured):
-            # Told without delay, and perhaps about one of many models.
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        attempt, visit = self._attempt, self._attempt.visit
+        if isinstance(error, BackendError):
+            attempt.failure = error
+            if attempt.is_given_up:
+                visit.undecided()
+            elif isinstance(error, BackendMisconfigured):
+                # Told without delay, and perhaps about one of many models.
+                visit.succeeded()
+            elif not attempt.is_worth_repeating:
+                visit.failed(error.asked)
+            return not attempt.begun
+        if error is None or isinstance(error, APIError):  # it answered; the caller is at fault
             visit.succeeded()
-        elif not attempt.is_worth_repeating:
-            visit.failed(error.asked)
-        if attempt.begun:
-            raise
-    except APIError:
-        visit.succeeded()  # it answered, and the caller is at fault
-        raise
-    except BaseException:
-        visit.undecided()
-        raise
-    else:
-        visit.succeeded()
+        else:
+            visit.undecided()
+        return False
 
 
 def _bounded(
     request: ChatRequest, admission: Admission
-) -> tuple[dict[str, Any], dict[str, Adjustment]]:
+) -> tuple[Mapping[str, Any], dict[str, Adjustment]]:
     """What goes upstream, no longer an answer than the model gives and the balance pays
     for, and which parameter of the caller's that changed."""
-    body = dict(request.body)
-    asked = request.max_tokens
+    body = request.body
     bound = admission.output_bound if admission.lowered else admission.model.max_output
-    if bound is None or (asked is not None and asked <= bound):
+    if bound is None or ((asked := request.max_tokens) is not None and asked <= bound):
         return body, {}
     given = [name for name in BOUNDS if name in body]
-    body[given[0] if given else "max_tokens"] = bound
-    return body, dict.fromkeys(given[:1], "changed")
+    bounded = {**body, given[0] if given else "max_tokens": bound}
+    return bounded, dict.fromkeys(given[:1], "changed")
 
 
 def _in_time(timeouts: Timeouts) -> Timeouts:

@@ -254,7 +254,8 @@ class _Books:
         if id in self.holds or id in self.rows:
             raise ValueError(f"request {id!r} has a hold or an entry already")
         self.holds[id] = hold
-        self.enlarge(hold, size)
+        if hold.draft.prepaid or hold.draft.key:
+            self.grow(hold, size)
 
     def is_lost(self, request_id: str) -> bool:
         """Whether the call has been swept, or was never here."""

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import APIError, BackendUnavailable, InternalError
 from ..protocol import json, sse
@@ -48,6 +49,17 @@ def completion_of(
     return data
 
 
+class _Piece(NamedTuple):
+    """What goes out in one write: the chunks that are in it, which count once they are
+    handed over, and so does the usage told with the last of them; what was told after
+    it counts once the server is back for more."""
+
+    data: bytes
+    chunks: Sequence[Chunk] = ()
+    usage: Usage | None = None
+    usage_after: Usage | None = None
+
+
 class EventStream:
     """The body of a streamed answer.
 
@@ -75,7 +87,8 @@ class EventStream:
         self._keep_alive = keep_alive
         self._clock = clock
         self._last_sent = clock()
-        self._ready: deque[tuple[bytes, list[Chunk]]] = deque()
+        self._ready: deque[_Piece] = deque()
+        self._usage_after: Usage | None = None
         self._opened = False
         self._over = False
         self._closing = threading.Lock()
@@ -108,16 +121,19 @@ class EventStream:
 
     def __next__(self) -> bytes:
         self._exchange.sent()
+        self._exchange.meter.told(self._usage_after)
         self._fill()
         if not self._ready:
             self.close()  # which a server may skip whose caller hangs up now
             raise StopIteration
-        data, chunks = self._ready.popleft()
-        for chunk in chunks:
+        piece = self._ready.popleft()
+        for chunk in piece.chunks:
             self._exchange.meter.hand(chunk)
+        self._exchange.meter.told(piece.usage)
+        self._usage_after = piece.usage_after
         self._last_sent = self._clock()
         self._exchange.sending()
-        return data
+        return piece.data
 
     def close(self) -> None:
         """The server is done with the body, at its end or before it."""
@@ -145,7 +161,7 @@ class EventStream:
     def _advance(self) -> None:
         item = self._pump.take(self._last_sent + self._keep_alive - self._clock())
         if item is Signal.SILENCE:
-            self._ready.append((sse.KEEP_ALIVE, []))
+            self._ready.append(_Piece(sse.KEEP_ALIVE))
         elif item is Signal.END:
             self._complete()
         else:
@@ -154,15 +170,20 @@ class EventStream:
     def _relay(self, items: list[Item]) -> None:
         chunks: list[Chunk] = []
         events: list[bytes] = []
+        usage: Usage | None = None
+        usage_after: Usage | None = None
         try:
             for item in items:
-                self._exchange.meter.told(_usage_of(item))
+                usage_after = _usage_of(item) or usage_after
                 for chunk in self._normaliser.chunk(item):
                     events.append(sse.event(_encoded(chunk)))
                     chunks.append(chunk)
+                    usage, usage_after = usage_after or usage, None
         finally:  # also of those before one that cannot be sent
             if events:
-                self._ready.append((b"".join(events), chunks))
+                self._ready.append(_Piece(b"".join(events), chunks, usage, usage_after))
+            else:
+                self._exchange.meter.told(usage_after)
 
     def _complete(self) -> None:
         """The provider is done; so is the call, unless it was ended from outside."""
@@ -172,13 +193,13 @@ class EventStream:
             return
         reason = "stop" if ending.outcome == ANSWERED else "length"
         for chunk in self._normaliser.finish(ending.usage, reason):
-            self._ready.append((sse.event(_encoded(chunk)), [chunk]))
-        self._ready.append((sse.DONE, []))
+            self._ready.append(_Piece(sse.event(_encoded(chunk)), [chunk]))
+        self._ready.append(_Piece(sse.DONE))
         self._over = True
 
     def _break(self, error: APIError) -> None:
         seen = self._exchange.fail(error).error or error
-        self._ready.append((sse.event(json.encode(seen.envelope())), []))
+        self._ready.append(_Piece(sse.event(json.encode(seen.envelope()))))
         self._over = True
 
 
