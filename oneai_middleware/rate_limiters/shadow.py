@@ -39,7 +39,11 @@ class ShadowRateLimiter(RateLimiter):
         if len(enforced) == len(claims):
             return grant
         observed = [claim for claim in claims if not claim.enforced]
-        return _Both.of(grant, self._observe(account, observed, tokens))
+        try:
+            return _Both.of(grant, self._observe(account, observed, tokens))
+        except BaseException:  # such as a server that ends its worker
+            self.limiter.cancel(grant)
+            raise
 
     def renew(self, grant: Grant) -> None:
         for part in _parts(grant):
@@ -81,18 +85,23 @@ class _Tally:
 
 
 class _Both(Grant):
-    """A grant, and the one for the claims that are not enforced."""
+    """A grant, and the one for the claims that are not enforced; each is given back as it
+    was given."""
 
+    granted: Grant
     observed: Grant | None
 
     @classmethod
-    def of(cls, grant: Grant, observed: Grant | None) -> Self:
-        both = cls(*grant)
-        both.observed = observed
+    def of(cls, granted: Grant, observed: Grant | None) -> Self:
+        both = cls(*granted)
+        both.granted, both.observed = granted, observed
         return both
 
 
 def _parts(grant: Grant) -> Iterator[Grant]:
-    yield grant
-    if isinstance(grant, _Both) and grant.observed is not None:
+    if not isinstance(grant, _Both):
+        yield grant
+        return
+    yield grant.granted
+    if grant.observed is not None:
         yield grant.observed
