@@ -13,12 +13,13 @@ from redis.crc import key_slot
 
 import oneai_middleware
 from oneai_middleware.errors import ConfigurationError, RateLimitExceeded, StoreUnavailable
-from oneai_middleware.rate_limiters.redis import MOST, RedisRateLimiter
+from oneai_middleware.rate_limiters.redis import AT_ONCE, MOST, RedisRateLimiter
 from oneai_middleware.testing import (
     LEASE,
     RateLimiterContract,
     attempt,
     claim,
+    in_threads,
     refusal,
 )
 from oneai_middleware.testing.contract import NAMES
@@ -297,6 +298,75 @@ def test_a_script_that_redis_has_forgotten_is_sent_again(own_redis):
     own_redis.client.script_flush()
     limiter.settle(grant, 1)
     limiter.acquire("alice", claim(concurrent=1), 1)
+
+
+# --- calls that were given up ---------------------------------------------------------------
+
+
+HURRIED = "?socket_timeout=0.2&socket_connect_timeout=10"
+
+
+@pytest.fixture
+def overslept(own_redis):
+    """Have a Redis that does not answer be asked by two calls that have connections, and wake."""
+
+    def oversleep(limiter, claims, patient):
+        for grant in in_threads(lambda: limiter.acquire("alice", claims, 30), 2):
+            limiter.settle(grant, 0)
+        own_redis.pause()
+        given_up = in_threads(lambda: ask_in_vain(limiter, claims), 2)
+        own_redis.resume()
+        assert given_up == ["Redis: TimeoutError"] * 2
+        assert patient.status("alice", claims).limit_tokens  # it is awake
+
+    return oversleep
+
+
+def ask_in_vain(limiter, claims):
+    with pytest.raises(StoreUnavailable) as refused:
+        limiter.acquire("alice", claims, 30)
+    return refused.value.detail
+
+
+def test_a_call_that_was_given_up_keeps_nothing_once_redis_has_answered(own_redis, overslept):
+    claims = claim(concurrent=2, tpm=100)
+    patient = RedisRateLimiter(own_redis.patient_url)
+    limiter = RedisRateLimiter(own_redis.url + HURRIED)
+    overslept(limiter, claims, patient)
+    refusal(patient, claims, tokens=50)  # it has granted what nobody waits for any more
+    limiter.acquire("bob", claim("account:bob", rpm=9), 1)
+    granted = [patient.acquire("alice", claims, 50) for _ in range(2)]
+    assert own_redis.client.zcard("oneai:{@alice}:slots:account:alice") == len(granted)
+    before = own_redis.calls("evalsha")
+    limiter.acquire("bob", claim("account:bob", rpm=9), 1)
+    assert own_redis.calls("evalsha") == before + 1
+
+
+def test_what_is_in_doubt_is_kept_in_mind_until_redis_has_heard_of_it(own_redis, monkeypatch):
+    limiter = RedisRateLimiter(own_redis.patient_url)
+    claims = claim(concurrent=AT_ONCE + 2)
+    in_doubt = limiter._in_doubt()
+    in_doubt += [limiter.acquire("alice", claims, 1) for _ in range(AT_ONCE + 2)]
+    with monkeypatch.context() as patch:
+        patch.setattr(limiter, "cancel", Down().acquire)
+        limiter.acquire("bob", claim("account:bob", rpm=9), 1)
+    assert len(in_doubt) == AT_ONCE + 2
+    refusal(limiter, claims)  # nobody waits for all of them to be given back
+    assert len(in_doubt) == 2
+    limiter.acquire("alice", claims, 1)
+    assert not in_doubt
+
+
+class Down:
+    def acquire(self, *rest):
+        raise StoreUnavailable("down", detail="down")
+
+
+def test_what_the_script_and_we_do_not_see_alike_is_no_grant(limiter, monkeypatch):
+    ask = limiter._ask
+    monkeypatch.setattr(limiter, "_ask", lambda *rest, **more: (False, ask(*rest, **more)[1]))
+    with pytest.raises(StoreUnavailable):
+        limiter.acquire("alice", claim(rpm=5), 1)
 
 
 # --- forks and clusters -------------------------------------------------------------------
