@@ -59,7 +59,9 @@ class RedisRateLimiter(RateLimiter):
         self._script = PerProcess(lambda: self._server.client().register_script(_SCRIPT))
         # What was asked for in vain: Redis may have granted it, or be about to.
         self._in_doubt: PerProcess[deque[Grant]] = PerProcess(lambda: deque(maxlen=IN_DOUBT))
-        self._announcements = RedisAnnouncements(self._server, f"{prefix}:announcements")
+        # A channel is of no database.
+        channel = f"{prefix}:{self._server.database}:announcements"
+        self._announcements = RedisAnnouncements(self._server, channel)
         self._lease = round(lease * _MICRO)
         self._prefix = prefix
         self._clock = clock
