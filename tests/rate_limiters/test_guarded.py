@@ -108,7 +108,7 @@ def ask(limiter, claims=ONE):
 def bring_down(limiter, store):
     store.error = DOWN
     for _ in range(FAILURES):
-        ask(limiter)
+        ask(limiter, claim("account:first", rpm=100))
 
 
 class TestGuardedRateLimiter(RateLimiterContract):

@@ -162,6 +162,32 @@ def test_a_call_under_way_is_remembered_for_longer_than_its_lease(limiter, kept)
         limiter.renew(grant)
 
 
+def test_workers_whose_leases_differ_keep_to_one_law(redis_url, redis_prefix, clock, kept):
+    long, short = (
+        RedisRateLimiter(redis_url, lease=lease, prefix=redis_prefix, clock=clock)
+        for lease in (30, 1)
+    )
+    claims = claim(concurrent=2)
+    held = long.acquire("alice", claims, 1)
+    short.settle(short.acquire("alice", claims, 1), 1)
+    assert all(30_000 < left <= 31_000 for left in kept().values())
+    clock.advance(-HOUR)
+    short.settle(short.acquire("alice", claims, 1), 1)  # it notices, and shortens nobody's
+    clock.advance(29)
+    long.renew(held)
+    assert len([grant for _ in range(3) if (grant := attempt(long, claims))]) == 1
+
+
+@pytest.mark.parametrize("used", [10**12, 10**15, 10**30])
+def test_a_call_that_used_more_than_can_be_counted_is_settled_all_the_same(limiter, kept, used):
+    claims = claim(tpm=1, concurrent=1)
+    limiter.settle(limiter.acquire("alice", claims, 1), used)
+    refused = refusal(limiter, claims)
+    assert refused.limit == "tpm"
+    assert refused.retry_after == pytest.approx(60 * MOST, rel=0.01)
+    limiter.status("alice", claim(tpm=MOST))
+
+
 def test_looking_and_being_refused_writes_nothing(own_redis, clock):
     limiter = RedisRateLimiter(own_redis.patient_url, clock=clock)
     changes = lambda: own_redis.client.info("persistence")["rdb_changes_since_last_save"]  # noqa: E731
