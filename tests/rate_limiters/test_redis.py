@@ -5,6 +5,7 @@ import functools
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,19 +76,31 @@ class TestOnAFakeClock(RateLimiterContract):
         self.clock.advance(seconds)
 
 
+HURRIED_FROM = 0.1
+"""Seconds that a test may take and still not be hurried: in them too little comes in to
+matter."""
+
+
 def unhurried(test):
-    """The test, once more from the start where the machine was busy for longer than it allows."""
+    """The test, once more from the start if it has failed and the machine was busy for longer
+    than it allows; what fails in no time is wrong."""
 
     @functools.wraps(test)
     def repeated(self, limiter, **more):
         for _ in range(4):
+            began = time.monotonic()
             try:
                 return test(self, limiter, **more)
             except (AssertionError, pytest.fail.Exception):
+                if time.monotonic() < began + HURRIED_FROM:
+                    raise
                 limiter._prefix += "_"
         return test(self, limiter, **more)
 
     return repeated
+
+
+TIMELESS = "test_threads_together_never_exceed_the_slots"
 
 
 class TestOnTheServersClock(RateLimiterContract):
@@ -99,7 +112,7 @@ class TestOnTheServersClock(RateLimiterContract):
         return RedisRateLimiter(**self.place, lease=LEASE)
 
     for name, test in vars(RateLimiterContract).items():
-        if name.startswith("test_"):
+        if name.startswith("test_") and name != TIMELESS:
             locals()[name] = unhurried(test)
     del name, test
 
