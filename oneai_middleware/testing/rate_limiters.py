@@ -111,6 +111,12 @@ class RateLimiterContract(Contract):
         assert (refused.subject, refused.limit) == ("key:k1", "rpm")
         assert refused.retry_after == pytest.approx(60, rel=0.01)
 
+    def test_no_subject_is_claimed_twice_by_one_call(self, limiter: RateLimiter) -> None:
+        claims = claim(rpm=5)
+        with pytest.raises(ValueError, match="two claims are of one subject"):
+            limiter.acquire("alice", (*claims, *claims), 1)
+        assert limiter.status("alice", claims).remaining_requests == 5
+
     def test_subjects_do_not_share_a_bucket(self, limiter: RateLimiter) -> None:
         limiter.acquire("alice", claim(rpm=1), 1)
         limiter.acquire("bob", claim("account:bob", rpm=1), 1)
