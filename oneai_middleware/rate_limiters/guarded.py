@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..errors import OneAIError, StoreUnavailable, store_errors
@@ -63,6 +63,10 @@ class GuardedRateLimiter(RateLimiter):
     def stood_in(self) -> int:
         """How many calls of this process were decided without the store."""
         return self._breaker().stood_in
+
+    def counts(self) -> Mapping[str, int]:
+        own = {"failures": self.failures, "stood_in": self.stood_in}
+        return {**self.limiter.counts(), **own}
 
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         claims = limited(claims)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
+from ..accounts import Limits
 from ..errors import RateLimitExceeded, StoreUnavailable
 from ..per_process import PerProcess
 from .base import Claim, Grant, LimitStatus, RateLimiter
@@ -32,6 +33,11 @@ class ShadowRateLimiter(RateLimiter):
     def would_refuse(self) -> Mapping[str, int]:
         """How many calls of this process each limit (``"rpm"``, …) would have refused."""
         return self._tally().counts
+
+    def counts(self) -> Mapping[str, int]:
+        refused = self.would_refuse
+        own = {f"would_refuse_{limit}": refused.get(limit, 0) for limit in Limits._fields}
+        return {**self.limiter.counts(), **own}
 
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         enforced = [claim for claim in claims if claim.enforced]

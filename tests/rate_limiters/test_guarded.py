@@ -414,6 +414,17 @@ def test_single_failures_are_a_line_a_minute(guarded, store, log, clock):
         clock.advance(QUIET)
 
 
+def test_whoever_runs_the_service_can_read_what_was_counted(make_gateway, send, headers, store):
+    store.error, store.one_process = DOWN, False
+    gateway = make_gateway(rate_limiter=store, tiers={"pro": {"rpm": 5}})
+    body = {"model": "glm-4", "messages": [{"role": "user", "content": "hi"}]}
+    for _ in range(FAILURES + 2):
+        assert send(gateway, "POST", "/v1/chat/completions", body, headers).status == 503
+    counts = {"failures": FAILURES, "stood_in": FAILURES + 2}
+    refused = {"would_refuse_rpm": 0, "would_refuse_tpm": 0, "would_refuse_concurrent": 0}
+    assert gateway.limiter_counts == counts | refused
+
+
 def test_no_count_is_lost_between_threads(guarded, store):
     store.error = DOWN
     in_threads(lambda: ask(guarded), 2_000)

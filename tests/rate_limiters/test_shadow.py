@@ -220,6 +220,8 @@ def test_a_tier_that_is_not_enforced_refuses_nobody_and_says_what_it_would_have(
     assert not [name for name in replies[-1].headers if name.startswith("x-ratelimit")]
     lines = [line for line in caplog.messages if line.startswith("not enforced: 'account:alice': ")]
     assert len(lines) == 2
+    counts = {"would_refuse_rpm": 2, "would_refuse_tpm": 0, "would_refuse_concurrent": 0}
+    assert gateway.limiter_counts == counts
 
 
 def test_limits_of_an_accounts_own_are_enforced_whatever_its_tier(make_gateway, call):
