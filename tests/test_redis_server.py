@@ -224,7 +224,7 @@ class Silent:
     """Somebody who takes connections, if asked to, and never says a word."""
 
     def __init__(self):
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=5)
         self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}"
         self.taken = []
 
@@ -239,7 +239,7 @@ class Silent:
     def fill(self):
         """See that nobody else can connect."""
         address = self.listener.getsockname()
-        for _ in range(3):
+        for _ in range(10):
             caller = socket.socket()
             caller.setblocking(False)
             caller.connect_ex(address)
