@@ -110,16 +110,12 @@ class RedisRateLimiter(RateLimiter):
 
     def _take_back(self) -> None:
         """Cancel grants in doubt, now that Redis has answered: what was asked before it has
-        read before, and of what it never heard a cancel does nothing."""
+        read before, and of what it never heard a cancel does nothing. It is tried once: one
+        node of a cluster may be gone for long, and nobody is to wait for it again and again."""
         in_doubt = self._in_doubt()
         with contextlib.suppress(IndexError, StoreUnavailable):  # others take them, too
             for _ in range(min(len(in_doubt), AT_ONCE)):
-                grant = in_doubt.popleft()
-                try:
-                    self.cancel(grant)
-                except BaseException:
-                    in_doubt.append(grant)
-                    raise
+                self.cancel(in_doubt.popleft())
 
     def _ask(
         self, act: str, grant: Grant, *, requests: int = 0, tokens: int = 0
