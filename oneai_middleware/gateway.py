@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
@@ -118,6 +118,7 @@ class Gateway:
         )
         self.key_store = self._key_store()
         self.ledger = build_store("ledger", _ledger_spec(settings), Ledger, settings)
+        self._limiter = self._limits()
         self._control = self._admission_control(scope)
         self._counts_alone = self.rate_limiter.one_process and settings.processes is None
         self._warn_of_workers(several=os.environ.get("WEB_CONCURRENCY", "1") not in ("", "0", "1"))
@@ -137,6 +138,13 @@ class Gateway:
         """Take no new calls in this process: they get 503, and ``/health`` says so.
         Those under way run on. For hosts that know they are about to be stopped."""
         self._control.drain()
+
+    @property
+    def limiter_counts(self) -> Mapping[str, int]:
+        """What the limits have counted in this process so far: ``would_refuse_rpm``, ``_tpm``
+        and ``_concurrent`` of those that are not enforced; and where a store is shared, its
+        ``failures`` and the calls that were decided without it, ``stood_in``."""
+        return self._limiter.counts()
 
     def _key_store(self) -> KeyStore:
         store = build_store("key_store", self.settings.key_store, KeyStore, self.settings)
@@ -170,7 +178,7 @@ class Gateway:
     def _admission_control(self, scope: Scope) -> AdmissionControl:
         settings = self.settings
         return AdmissionControl(
-            self._limits(),
+            self._limiter,
             self.ledger,
             tiers=self.tiers,
             unenforced=read_unenforced(settings.tiers),

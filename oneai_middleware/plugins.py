@@ -119,6 +119,11 @@ def _by_name(setting: str, name: str, group: str) -> Any:
 
 def _by_path(setting: str, path: str) -> Any:
     module_name, _, attribute = path.partition(":")
+    if not (_is_dotted_name(module_name) and _is_dotted_name(attribute)):
+        raise ConfigurationError(
+            f"{setting}: {module_name!r} and what follows is neither a name, nor "
+            "'module:attribute', nor an address; an address has '://'"
+        )
 
     def load() -> Any:
         found: Any = importlib.import_module(module_name)
@@ -127,6 +132,10 @@ def _by_path(setting: str, path: str) -> Any:
         return found
 
     return _import(setting, path, load)
+
+
+def _is_dotted_name(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _import(setting: str, path: str, load: Callable[[], Any]) -> Any:

@@ -139,6 +139,27 @@ def test_only_the_part_that_is_named_is_imported(offer: Any, module: Any) -> Non
     assert "tests_never_imported" not in sys.modules
 
 
+@pytest.mark.parametrize(
+    ("spec", "shown"),
+    [
+        ("redis:/:s3cret@host:6379", "'redis'"),
+        ("redis:s3cret@host", "'redis'"),
+        ("localhost:6379", "'localhost'"),
+        ("redis-host:s3cret", "'redis-host'"),
+        (":s3cret", "''"),
+        ("module:", "'module'"),
+    ],
+)
+def test_an_address_that_lacks_its_slashes_is_refused_without_its_password(
+    spec: str, shown: str
+) -> None:
+    message = refusal(lambda: build_store("rate_limiter", spec, RateLimiter, SETTINGS))
+    assert message == (
+        f"rate_limiter: {shown} and what follows is neither a name, nor 'module:attribute', nor "
+        "an address; an address has '://'"
+    )
+
+
 # --- backends ---------------------------------------------------------------------
 
 

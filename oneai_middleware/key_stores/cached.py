@@ -62,11 +62,11 @@ class CachedKeyStore(KeyStore):
         return self.store.digest(secret)
 
     def find(self, digest: str) -> ApiKey | None:
-        if self._announcements is not None:
-            self._announcements.attend(self._hear)
+        self._listen()
         return self._found().get(digest)
 
     def account(self, name: str) -> Account | None:
+        self._listen()
         return self._accounts().get(name)
 
     def create(self, account: str, **fields: Any) -> tuple[ApiKey, str]:
@@ -109,6 +109,10 @@ class CachedKeyStore(KeyStore):
         self.store.save_account(account)
         self._tell(_CHANGED)  # keys carry their account
         self._tell(_MADE, account.name)
+
+    def _listen(self) -> None:
+        if self._announcements is not None:
+            self._announcements.attend(self._hear)
 
     def _tell(self, what: str, name: str = "") -> None:
         """Let this process know of a write, and all others once it is committed: until

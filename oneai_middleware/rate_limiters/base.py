@@ -48,8 +48,14 @@ class Grant(NamedTuple):
 
 
 def limited(claims: Sequence[Claim]) -> tuple[Claim, ...]:
-    """The claims that have a limit; nothing need be counted for the others."""
-    return tuple([claim for claim in claims if claim.limits != UNLIMITED])
+    """The claims that have a limit; nothing need be counted for the others.
+
+    :raises ValueError: two are of one subject.
+    """
+    some = tuple([claim for claim in claims if claim.limits != UNLIMITED])
+    if len(some) > 1 and len({claim.subject for claim in some}) < len(some):
+        raise ValueError("two claims are of one subject")
+    return some
 
 
 class RateLimiter:
@@ -80,8 +86,14 @@ class RateLimiter:
         changed; ``None`` where there is none."""
         return None
 
+    def counts(self) -> Mapping[str, int]:
+        """What it has counted of this process so far, by name, for whoever runs the service.
+        One that wraps another adds its own."""
+        return {}
+
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
-        """Take one request, ``tokens`` tokens and one slot from every claim.
+        """Take one request, ``tokens`` tokens and one slot from every claim; no two are of
+        one subject.
 
         All claims are granted, or nothing is consumed.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..accounts import Limits
 from .base import Claim, Grant, LimitStatus, RateLimiter
@@ -21,6 +21,9 @@ class DividedRateLimiter(RateLimiter):
         self.limiter = limiter
         """The one that counts the share."""
         self.processes = processes
+
+    def counts(self) -> Mapping[str, int]:
+        return self.limiter.counts()
 
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         return self.limiter.acquire(account, self._shares(claims), tokens)

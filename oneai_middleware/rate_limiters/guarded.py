@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from ..errors import OneAIError, StoreUnavailable, store_errors
@@ -20,9 +20,13 @@ T = TypeVar("T")
 log = logging.getLogger("oneai_middleware.rate_limiters")
 
 FAILURES = 3
-"""Failures in a row after which the store counts as down."""
+"""Failures one after the other after which the store counts as down."""
 PAUSE = 1.0
 """Seconds in which a store that is down is asked by one call, and the others do not wait."""
+FIRST_PAUSE = PAUSE / 8
+"""The first such pause, for a store that was held up for a moment; each is twice the last."""
+PROBE = 60.0
+"""Seconds after which another call is sent after one of which nothing has been heard."""
 QUIET = 60.0
 """Seconds in which single failures are not written down again."""
 
@@ -59,6 +63,10 @@ class GuardedRateLimiter(RateLimiter):
     def stood_in(self) -> int:
         """How many calls of this process were decided without the store."""
         return self._breaker().stood_in
+
+    def counts(self) -> Mapping[str, int]:
+        own = {"failures": self.failures, "stood_in": self.stood_in}
+        return {**self.limiter.counts(), **own}
 
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         claims = limited(claims)
@@ -103,17 +111,20 @@ class GuardedRateLimiter(RateLimiter):
         :raises StoreUnavailable: it fails, or is known to be down.
         """
         breaker = self._breaker()
-        is_probe = breaker.admit()
+        seen = breaker.admit()
         try:
             with store_errors("rate limiter"):
                 answer = ask()
         except StoreUnavailable as error:
-            breaker.failed(error.detail)
+            breaker.failed(seen, error.detail)
             raise
         except OneAIError:  # such as a refusal
-            breaker.answered(is_probe)
+            breaker.answered(seen)
             raise
-        breaker.answered(is_probe)
+        except BaseException:  # such as a server that ends its worker
+            breaker.learned_nothing(seen)
+            raise
+        breaker.answered(seen)
         return answer
 
 
@@ -161,47 +172,59 @@ _POLICIES: dict[str, tuple[str, Callable[[float], RateLimiter]]] = {
 
 
 class _Breaker:
-    """Whether the store of one process is down, and who may find out."""
+    """Whether the store of one process is down, and who may find out.
+
+    Calls that are under way at the same moment may all fail for one and the same reason:
+    they have *seen* equally many troubles, and are one trouble more together.
+    """
 
     def __init__(self, meanwhile: str, clock: Callable[[], float]) -> None:
         self._meanwhile = meanwhile
         self._clock = clock
         self._lock = threading.Lock()
+        self._troubles = 0
         self._in_a_row = 0
         self._down_since: float | None = None
+        self._pause = FIRST_PAUSE
         self._next_probe = 0.0
         self._quiet_until = -math.inf
         self.failures = 0
         self.stood_in = 0
 
-    def admit(self) -> bool:
-        """A call may ask the store; whether it does so to see if the store is back.
+    def admit(self) -> int:
+        """A call may ask the store; how many troubles it has seen.
 
         :raises StoreUnavailable: the store is down, and another call looks after it.
         """
         if self._down_since is None:
-            return False
+            return self._troubles
         with self._lock:
             now = self._clock()
             if now < self._next_probe:
                 raise StoreUnavailable("The store of the limits is down.")
-            self._next_probe = now + PAUSE
-        return True
+            self._next_probe = now + PROBE
+            return self._troubles
 
     def passed_over(self) -> None:
         """A call was decided without the store."""
         with self._lock:
             self.stood_in += 1
 
-    def answered(self, is_probe: bool) -> None:
+    def learned_nothing(self, seen: int) -> None:
+        """A call was broken off."""
+        with self._lock:
+            if seen == self._troubles:
+                self._next_probe = self._clock()
+
+    def answered(self, seen: int) -> None:
         """The store has answered."""
         if self._in_a_row == 0:
             return
         with self._lock:
-            if self._down_since is not None and not is_probe:
+            if self._down_since is not None and seen != self._troubles:
                 return  # what was asked before says nothing of now
             since, self._down_since, self._in_a_row = self._down_since, None, 0
-            self._next_probe = 0.0
+            self._pause = FIRST_PAUSE
         if since is not None:
             log.warning(
                 "the rate limiter's store answers again after %.1f s; %d calls so far were "
@@ -210,20 +233,31 @@ class _Breaker:
                 self.stood_in,
             )
 
-    def failed(self, detail: str | None) -> None:
+    def failed(self, seen: int, detail: str | None) -> None:
         """The store has not answered."""
         with self._lock:
             self.failures += 1
-            self._in_a_row += 1
-            now = self._clock()
-            self._next_probe = now + PAUSE
-            is_known = self._down_since is not None
-            is_down = self._in_a_row >= FAILURES
-            if is_down and not is_known:
-                self._down_since = now
-            is_news = not is_known and (is_down or now >= self._quiet_until)
-            if is_news:
-                self._quiet_until = now + QUIET
+            if seen != self._troubles:
+                return
+            is_news, is_down = self._count(), self._down_since is not None
         if is_news:
             level, what = (logging.ERROR, "is down") if is_down else (logging.WARNING, "failed")
             log.log(level, "the rate limiter's store %s (%s): %s", what, detail, self._meanwhile)
+
+    def _count(self) -> bool:
+        """One trouble more; whether it is worth a line in the log."""
+        now = self._clock()
+        self._troubles += 1
+        self._in_a_row += 1
+        if self._down_since is not None:
+            self._pause = min(2 * self._pause, PAUSE)
+            self._next_probe = now + self._pause
+            return False
+        self._next_probe = now + self._pause
+        is_down = self._in_a_row >= FAILURES
+        if is_down:
+            self._down_since = now
+        elif now < self._quiet_until:
+            return False
+        self._quiet_until = now + QUIET
+        return True

@@ -16,7 +16,8 @@ from .base import Claim, Grant, LimitStatus, RateLimiter, limited
 from .subject import SECOND, Subject, figures, refuse_if_short
 
 FEW = 100
-"""Subjects that are kept, needed or not: to look for what can go costs more than they do."""
+"""Subjects that are kept, needed or not, where there have never been more: to look for what
+can go costs more than they do."""
 AT_ONCE = 10
 """How many subjects that left nothing to remember are forgotten at a call, at most."""
 
@@ -50,7 +51,7 @@ class MemoryRateLimiter(RateLimiter):
         with state.lock:
             now = self._clock()
             state.close_expired(now)
-            if len(state.subjects) > FEW:
+            if len(state.subjects) > state.few:
                 state.forget_full(now, at_least=len(claims) + 1)
             subjects = [state.look(claim, now) for claim in claims]
             refuse_if_short(subjects, tokens)
@@ -104,6 +105,7 @@ class _State:
         self.lock = threading.Lock()
         self.subjects: OrderedDict[str, Subject] = OrderedDict()
         self.open: OrderedDict[str, tuple[int, Grant]] = OrderedDict()
+        self.few = FEW
         self._most = 0
         self._pid = os.getpid()
         self._ids = count(1)
@@ -131,7 +133,7 @@ class _State:
                 self.subjects[claim.subject].running -= 1
 
     def forget_full(self, now: int, *, at_least: int) -> None:
-        """Look at the next few subjects in turn and drop those that equal new ones.
+        """Look at the next subjects in turn and drop those that equal new ones.
 
         Looking at more than a call can add keeps the turn going round.
         """
@@ -145,5 +147,7 @@ class _State:
                 staying += 1
                 if staying == at_least:
                     break
+        # Once a crowd has come, it is looked after until all that it left is gone.
+        self.few = FEW if staying == len(subjects) else 0
         if len(subjects) < self._most // 64:  # the room of those that left is kept till then
             self.subjects, self._most = OrderedDict(subjects), len(subjects)

@@ -17,6 +17,8 @@
 -- as they stay below 2^53.
 
 local UNITS = 60000000
+-- Units of debt, at most: more could not be counted exactly.
+local DEEPEST = 150000000 * UNITS
 local act, lease, grant = ARGV[1], tonumber(ARGV[3]), ARGV[4]
 local amounts = {requests = tonumber(ARGV[5]), tokens = tonumber(ARGV[6])}
 
@@ -26,23 +28,42 @@ if not now then
   now = time[1] * 1000000 + time[2]
 end
 
--- What a bucket holds now; one that is not there is full, and a full one stays full when
--- its capacity changes.
+-- level * new / old, rounded down, in steps that stay below 2^53: what is left over of a
+-- step, times 4096, is carried to the next.
+local function share(level, old, new)
+  local whole = math.floor(level / old)
+  local rest = level - whole * old
+  local high = math.floor(rest / 4096) * new
+  local carried = math.floor(high / old)
+  local low = (high - carried * old) * 4096 + rest % 4096 * new
+  return whole * new + carried * 4096 + math.floor(low / old)
+end
+
+-- What a bucket holds now; one that is not there is full, and one whose capacity has
+-- changed holds the same share of it.
 local function refilled(level, old, capacity, elapsed)
   if not capacity then return nil end
   if not level then return capacity * UNITS end
   level = level + elapsed * old
   if level >= old * UNITS then return capacity * UNITS end
-  return math.min(level, capacity * UNITS)
+  if old == 0 or old == capacity then return level end
+  return math.max(share(level, old, capacity), -DEEPEST)
 end
 
 -- The clock was put back: time goes on from here, and no lease that is left lasts longer
--- than a new one.
+-- than the longest that there is.
 local function go_back(subject)
   redis.call('HSET', subject.buckets, 'at', now)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', subject.slots, now + lease, '+inf')) do
-    redis.call('ZADD', subject.slots, now + lease, id)
+  local last = now + subject.lease
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', subject.slots, last, '+inf')) do
+    redis.call('ZADD', subject.slots, last, id)
   end
+end
+
+-- Microseconds until no call holds a slot any more; the leases of workers may differ.
+local function longest_hold(subject)
+  if subject.running == 0 then return 0 end
+  return redis.call('ZREVRANGE', subject.slots, 0, 0, 'WITHSCORES')[2] - now
 end
 
 -- A claim's subject as it stands now: for a call that asks, under the limits of the
@@ -50,9 +71,11 @@ end
 local function look(number)
   local first = 7 + 3 * (number - 1)
   local subject = {buckets = KEYS[2 * number - 1], slots = KEYS[2 * number]}
-  local kept = redis.call('HMGET', subject.buckets, 'at', 'rpm', 'requests', 'tpm', 'tokens')
+  local kept = redis.call('HMGET', subject.buckets, 'at', 'rpm', 'requests', 'tpm', 'tokens',
+    'lease')
   for place, value in ipairs(kept) do kept[place] = tonumber(value) or false end
   local at, rpm, requests, tpm, tokens = unpack(kept)
+  subject.lease = math.max(lease, kept[6] or 0)
   if at and at > now then go_back(subject) end
   local elapsed = at and math.max(0, now - at) or 0
   subject.rpm, subject.tpm = tonumber(ARGV[first]), tonumber(ARGV[first + 1])
@@ -79,7 +102,7 @@ end
 
 -- Keep a subject for as long as it differs from one that was never seen.
 local function save(subject)
-  local kept = {'at', now}
+  local kept = {'at', now, 'lease', subject.lease}
   for name, limit in pairs({requests = 'rpm', tokens = 'tpm'}) do
     if subject[limit] then
       for _, value in ipairs({limit, subject[limit], name, subject[name]}) do
@@ -92,7 +115,7 @@ local function save(subject)
   redis.call('HSET', subject.buckets, unpack(kept))
   local full = math.max(
     missing(subject.requests, subject.rpm), missing(subject.tokens, subject.tpm))
-  local rest = math.ceil(math.max(full, subject.running > 0 and lease or 0) / 1000) + 1000
+  local rest = math.ceil(math.max(full, longest_hold(subject)) / 1000) + 1000
   redis.call('PEXPIRE', subject.buckets, rest)
   redis.call('PEXPIRE', subject.slots, rest)
 end
@@ -101,7 +124,7 @@ local function add(subject, sign)
   for name, limit in pairs({requests = 'rpm', tokens = 'tpm'}) do
     if subject[name] then
       local level = subject[name] + sign * amounts[name] * UNITS
-      subject[name] = math.min(level, subject[limit] * UNITS)
+      subject[name] = math.max(-DEEPEST, math.min(level, subject[limit] * UNITS))
     end
   end
 end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +13,7 @@ from urllib.parse import quote
 
 from ..accounts import Limits
 from ..announcements import Announcements
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StoreUnavailable
 from ..per_process import PerProcess
 from ..redis_announcements import RedisAnnouncements
 from ..redis_server import RedisServer
@@ -21,6 +23,11 @@ from .subject import Subject, figures, refuse_if_short
 MOST = 150_000_000
 """The highest limit a minute that Redis, which calculates in floating point, can count
 exactly; a higher one counts as this."""
+
+AT_ONCE = 10
+"""How many grants in doubt are given back at a call, at most."""
+IN_DOUBT = 1_000
+"""How many grants in doubt a process keeps in mind; of more, the oldest end with their lease."""
 
 _MICRO = 10**6
 _PREFIX = re.compile(r"(?<=[?&])prefix=([\w.:-]+)(?:&|$)", re.ASCII)
@@ -50,7 +57,11 @@ class RedisRateLimiter(RateLimiter):
     ) -> None:
         self._server = RedisServer(url)
         self._script = PerProcess(lambda: self._server.client().register_script(_SCRIPT))
-        self._announcements = RedisAnnouncements(self._server, f"{prefix}:announcements")
+        # What was asked for in vain: Redis may have granted it, or be about to.
+        self._in_doubt: PerProcess[deque[Grant]] = PerProcess(lambda: deque(maxlen=IN_DOUBT))
+        # A channel is of no database.
+        channel = f"{prefix}:{self._server.database}:announcements"
+        self._announcements = RedisAnnouncements(self._server, channel)
         self._lease = round(lease * _MICRO)
         self._prefix = prefix
         self._clock = clock
@@ -71,9 +82,17 @@ class RedisRateLimiter(RateLimiter):
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         claims = _counted(claims)
         grant = Grant(uuid.uuid4().hex, account, claims, tokens)
-        done, subjects = self._ask("acquire", grant, requests=1, tokens=tokens)
+        try:
+            done, subjects = self._ask("acquire", grant, requests=1, tokens=tokens)
+            self._take_back()
+        except BaseException:
+            self._in_doubt().append(grant)
+            raise
         if not done:
             refuse_if_short(subjects, tokens)
+            raise StoreUnavailable(
+                "Try again shortly.", detail="Redis: refused without reason", retry_after=1
+            )
         return grant._replace(status=figures(subjects))
 
     def renew(self, grant: Grant) -> None:
@@ -88,6 +107,15 @@ class RedisRateLimiter(RateLimiter):
     def status(self, account: str, claims: Sequence[Claim]) -> LimitStatus:
         _, subjects = self._ask("status", Grant("", account, _counted(claims), 0))
         return figures(subjects)
+
+    def _take_back(self) -> None:
+        """Cancel grants in doubt, now that Redis has answered: what was asked before it has
+        read before, and of what it never heard a cancel does nothing. It is tried once: one
+        node of a cluster may be gone for long, and nobody is to wait for it again and again."""
+        in_doubt = self._in_doubt()
+        with contextlib.suppress(IndexError, StoreUnavailable):  # others take them, too
+            for _ in range(min(len(in_doubt), AT_ONCE)):
+                self.cancel(in_doubt.popleft())
 
     def _ask(
         self, act: str, grant: Grant, *, requests: int = 0, tokens: int = 0

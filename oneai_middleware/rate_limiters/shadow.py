@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
+from ..accounts import Limits
 from ..errors import RateLimitExceeded, StoreUnavailable
 from ..per_process import PerProcess
 from .base import Claim, Grant, LimitStatus, RateLimiter
@@ -33,13 +34,22 @@ class ShadowRateLimiter(RateLimiter):
         """How many calls of this process each limit (``"rpm"``, …) would have refused."""
         return self._tally().counts
 
+    def counts(self) -> Mapping[str, int]:
+        refused = self.would_refuse
+        own = {f"would_refuse_{limit}": refused.get(limit, 0) for limit in Limits._fields}
+        return {**self.limiter.counts(), **own}
+
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         enforced = [claim for claim in claims if claim.enforced]
         grant = self.limiter.acquire(account, enforced, tokens)
         if len(enforced) == len(claims):
             return grant
         observed = [claim for claim in claims if not claim.enforced]
-        return _Both.of(grant, self._observe(account, observed, tokens))
+        try:
+            return _Both.of(grant, self._observe(account, observed, tokens))
+        except BaseException:  # such as a server that ends its worker
+            self.limiter.cancel(grant)
+            raise
 
     def renew(self, grant: Grant) -> None:
         for part in _parts(grant):
@@ -81,18 +91,23 @@ class _Tally:
 
 
 class _Both(Grant):
-    """A grant, and the one for the claims that are not enforced."""
+    """A grant, and the one for the claims that are not enforced; each is given back as it
+    was given."""
 
+    granted: Grant
     observed: Grant | None
 
     @classmethod
-    def of(cls, grant: Grant, observed: Grant | None) -> Self:
-        both = cls(*grant)
-        both.observed = observed
+    def of(cls, granted: Grant, observed: Grant | None) -> Self:
+        both = cls(*granted)
+        both.granted, both.observed = granted, observed
         return both
 
 
 def _parts(grant: Grant) -> Iterator[Grant]:
-    yield grant
-    if isinstance(grant, _Both) and grant.observed is not None:
+    if not isinstance(grant, _Both):
+        yield grant
+        return
+    yield grant.granted
+    if grant.observed is not None:
         yield grant.observed

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 UNITS = 60 * 10**9
 """Units in a token."""
+GRAIN = 1_000
+"""Units that a bucket of 1 token a minute gains in a microsecond."""
 
 
 def refilled(level: int, capacity: int, elapsed: int) -> int:
@@ -22,9 +24,12 @@ def refilled(level: int, capacity: int, elapsed: int) -> int:
 
 
 def resized(level: int, capacity: int, new: int) -> int:
-    """The level under another limit: what no longer fits is lost, and a full bucket
-    stays full."""
-    return new * UNITS if level == capacity * UNITS else min(level, new * UNITS)
+    """The level under another limit: the same share of it, so that nobody gains by a
+    limit that is changed to and fro. Rounded down to what a microsecond would bring, which is
+    as finely as Redis counts."""
+    if capacity == 0:
+        return level or new * UNITS
+    return level * new // (capacity * GRAIN) * GRAIN
 
 
 def wait(level: int, capacity: int, tokens: int) -> int | None:

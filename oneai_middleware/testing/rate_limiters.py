@@ -111,6 +111,12 @@ class RateLimiterContract(Contract):
         assert (refused.subject, refused.limit) == ("key:k1", "rpm")
         assert refused.retry_after == pytest.approx(60, rel=0.01)
 
+    def test_no_subject_is_claimed_twice_by_one_call(self, limiter: RateLimiter) -> None:
+        claims = claim(rpm=5)
+        with pytest.raises(ValueError, match="two claims are of one subject"):
+            limiter.acquire("alice", (*claims, *claims), 1)
+        assert limiter.status("alice", claims).remaining_requests == 5
+
     def test_subjects_do_not_share_a_bucket(self, limiter: RateLimiter) -> None:
         limiter.acquire("alice", claim(rpm=1), 1)
         limiter.acquire("bob", claim("account:bob", rpm=1), 1)
@@ -199,10 +205,21 @@ class RateLimiterContract(Contract):
         limiter.acquire("alice", claims, 1)
 
     def test_a_lowered_limit_holds_at_once(self, limiter: RateLimiter) -> None:
-        limiter.acquire("alice", claim(rpm=100), 1)
-        limiter.acquire("alice", claim(rpm=2), 1)
+        for _ in range(50):
+            limiter.acquire("alice", claim(rpm=100), 1)
         limiter.acquire("alice", claim(rpm=2), 1)
         assert refusal(limiter, claim(rpm=2)).limit == "rpm"
+
+    def test_limits_that_change_to_and_fro_give_nobody_more(self, limiter: RateLimiter) -> None:
+        """As while one configuration takes the place of another, worker by worker."""
+        low, high = (claim(rpm=rpm, tpm=100 * rpm) for rpm in (20, 200))
+        granted = 0
+        for _ in range(30):
+            while granted < 1_000 and attempt(limiter, high, 100):
+                granted += 1
+            while attempt(limiter, low, 100):
+                granted += 1
+        assert granted <= 200 + 10  # and what comes in meanwhile
 
     def test_the_status_takes_nothing(self, limiter: RateLimiter) -> None:
         claims = claim(rpm=3, tpm=100, concurrent=1)

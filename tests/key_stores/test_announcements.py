@@ -34,7 +34,7 @@ def hears(worker):
 
 def subscribers(own_redis):
     """How many connections listen there."""
-    return own_redis.client.pubsub_numsub("oneai:announcements")[0][1]
+    return own_redis.client.pubsub_numsub("oneai:0:announcements")[0][1]
 
 
 @pytest.fixture
@@ -326,6 +326,30 @@ def test_parent_and_child_of_a_fork_both_hear(redis_url, redis_prefix):
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 
+def test_who_looks_up_accounts_alone_hears_as_well(make_worker, redis_url):
+    make_worker(redis_url).account("alice")  # who comes by the host's own login
+    assert len(listeners()) == 1
+
+
+def test_databases_and_prefixes_of_one_redis_hear_nothing_of_each_other(
+    make_listening, own_redis, eventually
+):
+    places = ["/0?", "/1?", "/0?prefix=shop&"]
+    urls = [own_redis.patient_url.replace("?", place) for place in places]
+    limiters = [RedisRateLimiter.from_settings({"lease": 30}, url) for url in urls]
+    workers = [make_listening("", limiter=limiter) for limiter in limiters]
+    for worker in workers:
+        worker.account("alice")
+    first, *others = workers
+    first._announcements.say("changed ")
+    eventually(lambda: not first._accounts()._hits)
+    for other in others:
+        other.find("unknown")
+        other._announcements.say("made unknown")
+        eventually(lambda other=other: not other._found()._misses)  # what came before has come
+        assert other._accounts()._hits
+
+
 # --- Redis comes and goes -----------------------------------------------------------------
 
 
@@ -382,6 +406,34 @@ def test_to_say_something_raises_nothing_and_takes_no_longer_than_redis_is_given
     assert [line.startswith(UNSAID) for line in log()] == [True] * 6  # two for an account
 
 
+def test_a_listener_survives_whatever_goes_wrong(make_worker, redis_url, monkeypatch, eventually):
+    worker = make_worker(redis_url)
+    server = worker._announcements._server
+    listening = server.listening
+    troubles = [RuntimeError("no more threads"), ValueError("timeout"), LookupError("encoding")]
+
+    def listen(channel):
+        if troubles:
+            raise troubles.pop()
+        return listening(channel)
+
+    monkeypatch.setattr(server, "listening", listen)
+    worker.find("unknown")
+    eventually(lambda: hears(worker))
+    assert not troubles
+
+
+def test_to_say_something_raises_nothing_whatever_goes_wrong(make_worker, redis_url, log):
+    worker = make_worker(redis_url)
+    worker._announcements._channel = object()  # nothing that can be sent
+    worker.save_account(Account("alice", "free"))
+    assert log() == [f"{UNSAID}DataError"] * 2
+    worker._announcements._server.client = lambda: 1 / 0
+    worker._announcements._server.client.made = lambda: None
+    worker.save_account(Account("alice", "pro"))
+    assert log()[2:] == [f"{UNSAID}ZeroDivisionError"] * 2
+
+
 def test_nonsense_on_the_channel_does_no_harm(
     workers, own_redis, redis_url, redis_prefix, eventually
 ):
@@ -390,7 +442,7 @@ def test_nonsense_on_the_channel_does_no_harm(
     assert find(elsewhere, secret)
     server = RedisRateLimiter(redis_url)._server
     for nonsense in (b"", b" ", b"\xff\xfe", b"made", b"made  ", b"x" * 10**6, json.dumps({})):
-        server.client().publish(f"{redis_prefix}:announcements", nonsense)
+        server.client().publish(f"{redis_prefix}:0:announcements", nonsense)
     here.update(key.id, revoked=True)
     eventually(lambda: find(elsewhere, secret).revoked, AT_ONCE)
     assert len(listeners()) == 2

@@ -10,7 +10,14 @@ import pytest
 from oneai_middleware.accounts import Limits
 from oneai_middleware.errors import RateLimitExceeded, StoreUnavailable
 from oneai_middleware.rate_limiters.base import Claim, LimitStatus
-from oneai_middleware.rate_limiters.guarded import FAILURES, PAUSE, QUIET, GuardedRateLimiter
+from oneai_middleware.rate_limiters.guarded import (
+    FAILURES,
+    FIRST_PAUSE,
+    PAUSE,
+    PROBE,
+    QUIET,
+    GuardedRateLimiter,
+)
 from oneai_middleware.rate_limiters.memory import MemoryRateLimiter
 from oneai_middleware.testing import LEASE, FakeClock, RateLimiterContract, claim, in_threads
 
@@ -101,7 +108,7 @@ def ask(limiter, claims=ONE):
 def bring_down(limiter, store):
     store.error = DOWN
     for _ in range(FAILURES):
-        ask(limiter)
+        ask(limiter, claim("account:first", rpm=100))
 
 
 class TestGuardedRateLimiter(RateLimiterContract):
@@ -216,13 +223,59 @@ def test_an_error_of_any_kind_is_a_store_that_fails(guarded, store, policy):
 def test_once_the_store_is_down_one_call_a_second_waits_for_it(guarded, store, clock):
     bring_down(guarded, store)
     assert store.asked == FAILURES
-    for second in range(1, 6):
+    for probe, pause in enumerate([0.125, 0.25, 0.5, PAUSE, PAUSE, PAUSE], 1):
+        clock.advance(0.99 * pause)
         for _ in range(100):
             ask(guarded)
-        assert store.asked == FAILURES + second - 1
-        clock.advance(PAUSE)
+        assert store.asked == FAILURES + probe - 1
+        clock.advance(0.01 * pause)
         ask(guarded)
-        assert store.asked == FAILURES + second
+        assert store.asked == FAILURES + probe
+
+
+def test_a_store_that_was_held_up_for_a_moment_is_asked_again_soon(guarded, store, clock):
+    for _ in range(3):
+        bring_down(guarded, store)
+        store.error = None
+        clock.advance(FIRST_PAUSE)
+        asked = store.asked
+        assert [ask(guarded) for _ in range(5)] == ["granted"] * 5
+        assert store.asked == asked + 10
+
+
+def test_while_a_probe_is_under_way_no_other_joins_it(guarded, store, clock):
+    bring_down(guarded, store)
+    hangs = store.acquire
+
+    def hang(*rest):
+        store.acquire = hangs
+        asked = store.asked
+        for _ in range(int(0.9 * PROBE / PAUSE)):
+            clock.advance(PAUSE)
+            ask(guarded)
+        assert store.asked == asked
+        clock.advance(0.1 * PROBE)  # there may be nobody any more
+        ask(guarded)
+        assert store.asked == asked + 1
+        return hangs(*rest)
+
+    store.acquire = hang
+    clock.advance(PAUSE)
+    ask(guarded)
+
+
+def test_a_probe_that_is_broken_off_makes_room_for_another(guarded, store, clock):
+    class BrokenOff(BaseException):
+        pass
+
+    bring_down(guarded, store)
+    store.error = BrokenOff()
+    clock.advance(PAUSE)
+    with pytest.raises(BrokenOff):
+        ask(guarded)
+    store.error = None
+    assert ask(guarded) == "granted"
+    assert guarded.failures == FAILURES
 
 
 def test_of_many_threads_one_looks_after_a_store_that_is_down(guarded, store, clock):
@@ -232,29 +285,50 @@ def test_of_many_threads_one_looks_after_a_store_that_is_down(guarded, store, cl
     assert store.asked == FAILURES + 1
 
 
-def test_a_store_that_hangs_is_waited_for_by_those_who_had_begun(store, policy, clock):
-    guarded = GuardedRateLimiter(store, policy, clock=clock)
+@pytest.fixture
+def fail_together(guarded, store):
+    """Have ten calls ask at the same moment, and all fail."""
     hanging, waiting = threading.Semaphore(0), threading.Semaphore(0)
+    fail_at_once = store.acquire
 
     def hang(*rest):
         waiting.release()
         assert hanging.acquire(timeout=20)
         raise DOWN
 
-    store.acquire = hang
-    threads = [threading.Thread(target=ask, args=(guarded,)) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for _ in threads:
-        assert waiting.acquire(timeout=20)
-    hanging.release(len(threads))
-    for thread in threads:
-        thread.join(20)
+    def fail_together():
+        store.acquire = hang
+        threads = [threading.Thread(target=ask, args=(guarded,)) for _ in range(10)]
+        for thread in threads:
+            thread.start()
+        for _ in threads:
+            assert waiting.acquire(timeout=20)
+        hanging.release(len(threads))
+        for thread in threads:
+            thread.join(20)
+        store.acquire = fail_at_once
+
+    return fail_together
+
+
+def test_a_store_that_hangs_is_waited_for_by_those_who_had_begun(guarded, store, fail_together):
+    for _ in range(FAILURES):
+        fail_together()
     # Ten had begun before anything was known; of a hundred thereafter nobody waits.
+    store.error, asked = DOWN, store.asked
     for _ in range(100):
         ask(guarded)
-    assert not waiting.acquire(blocking=False)
-    assert guarded.failures == 10
+    assert store.asked == asked
+    assert guarded.failures == FAILURES * 10
+
+
+def test_calls_that_fail_at_the_same_moment_are_one_failure(guarded, store, fail_together, log):
+    for _ in range(FAILURES - 1):
+        fail_together()
+    assert log() == ["WARNING"]
+    assert ask(guarded) == "granted"
+    assert store.asked == 2
+    assert guarded.failures == (FAILURES - 1) * 10
 
 
 def test_an_answer_to_what_was_asked_before_does_not_make_a_store_well(guarded, store, clock, log):
@@ -338,6 +412,17 @@ def test_single_failures_are_a_line_a_minute(guarded, store, log, clock):
         assert log() == ["WARNING"] * minute
         assert guarded.stood_in == 10 * minute
         clock.advance(QUIET)
+
+
+def test_whoever_runs_the_service_can_read_what_was_counted(make_gateway, send, headers, store):
+    store.error, store.one_process = DOWN, False
+    gateway = make_gateway(rate_limiter=store, tiers={"pro": {"rpm": 5}})
+    body = {"model": "glm-4", "messages": [{"role": "user", "content": "hi"}]}
+    for _ in range(FAILURES + 2):
+        assert send(gateway, "POST", "/v1/chat/completions", body, headers).status == 503
+    counts = {"failures": FAILURES, "stood_in": FAILURES + 2}
+    refused = {"would_refuse_rpm": 0, "would_refuse_tpm": 0, "would_refuse_concurrent": 0}
+    assert gateway.limiter_counts == counts | refused
 
 
 def test_no_count_is_lost_between_threads(guarded, store):

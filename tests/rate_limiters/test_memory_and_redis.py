@@ -31,6 +31,8 @@ LIMITS = [
     Limits(None, None, 3),
     Limits(100, 3_000, 4),
     Limits(0, None, None),
+    Limits(7, 123_457, None),
+    Limits(149_999_993, 149_999_989),
     Limits(),
 ]
 SUBJECTS = ["account:alice", "key:one", "key:two"]

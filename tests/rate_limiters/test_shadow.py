@@ -7,7 +7,8 @@ import pytest
 
 from oneai_middleware.accounts import Limits
 from oneai_middleware.errors import RateLimitExceeded, StoreUnavailable
-from oneai_middleware.rate_limiters.base import Claim, LimitStatus
+from oneai_middleware.rate_limiters.base import Claim, Grant, LimitStatus
+from oneai_middleware.rate_limiters.guarded import GuardedRateLimiter
 from oneai_middleware.rate_limiters.memory import MemoryRateLimiter
 from oneai_middleware.rate_limiters.shadow import ShadowRateLimiter
 from oneai_middleware.testing import (
@@ -143,6 +144,47 @@ def test_a_call_passes_though_its_limits_cannot_be_looked_at(inner):
         limiter.acquire("alice", (*tried(rpm=1), *claim("key:k1", rpm=1)), 1)
 
 
+def test_a_grant_of_somebody_elses_kind_comes_back_as_it_was_given(limiter, inner, monkeypatch):
+    told = []
+
+    class Own(Grant):
+        pass
+
+    acquire = inner.acquire
+    monkeypatch.setattr(inner, "acquire", lambda *rest: Own(*acquire(*rest)))
+    monkeypatch.setattr(inner, "settle", lambda grant, tokens: told.append(type(grant)))
+    limiter.settle(limiter.acquire("alice", (*tried(rpm=2), *claim("key:k1", rpm=5)), 1), 1)
+    assert told == [Own, Own]
+
+
+def test_beside_a_limit_that_is_tried_out_the_stand_in_of_a_store_gets_its_own_back():
+    class Down(MemoryRateLimiter):
+        def acquire(self, account, claims, tokens):
+            raise StoreUnavailable("down")
+
+    limiter = ShadowRateLimiter(GuardedRateLimiter(Down(), "local"))
+    claims = (*tried(rpm=100), *claim("key:k1", concurrent=1, tpm=100))
+    for _ in range(3):
+        limiter.settle(limiter.acquire("alice", claims, 60), 10)
+    limiter.cancel(limiter.acquire("alice", claims, 60))
+    assert attempt(limiter, claims, 60)
+
+
+def test_whoever_is_broken_off_while_limits_are_tried_out_has_taken_nothing(limiter, monkeypatch):
+    class BrokenOff(BaseException):
+        pass
+
+    def break_off(*rest):
+        raise BrokenOff
+
+    claims = (*tried(rpm=2), *claim("key:k1", concurrent=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(limiter, "_observe", break_off)
+        with pytest.raises(BrokenOff):
+            limiter.acquire("alice", claims, 1)
+    assert attempt(limiter, claims)
+
+
 def test_no_count_is_lost_between_threads_and_none_is_taken_into_a_fork(limiter, monkeypatch):
     in_threads(lambda: limiter.acquire("alice", tried(rpm=0), 1), 2_000)
     assert limiter.would_refuse == {"rpm": 2_000}
@@ -178,6 +220,8 @@ def test_a_tier_that_is_not_enforced_refuses_nobody_and_says_what_it_would_have(
     assert not [name for name in replies[-1].headers if name.startswith("x-ratelimit")]
     lines = [line for line in caplog.messages if line.startswith("not enforced: 'account:alice': ")]
     assert len(lines) == 2
+    counts = {"would_refuse_rpm": 2, "would_refuse_tpm": 0, "would_refuse_concurrent": 0}
+    assert gateway.limiter_counts == counts
 
 
 def test_limits_of_an_accounts_own_are_enforced_whatever_its_tier(make_gateway, call):

@@ -2,6 +2,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 
 from oneai_middleware.rate_limiters.token_bucket import (
+    GRAIN,
     UNITS,
     given,
     refilled,
@@ -100,9 +101,34 @@ def test_a_bucket_never_holds_more_than_its_capacity(bucket, tokens):
 
 
 @for_all(buckets, capacities)
-def test_a_smaller_limit_cuts_and_a_larger_one_adds_nothing(bucket, new):
+def test_under_another_limit_a_bucket_holds_the_same_share(bucket, new):
     capacity, level = bucket
-    assert resized(level, capacity, new) == min(level, new * UNITS) or level == capacity * UNITS
+    held = resized(level, capacity, new)
+    assert held * capacity <= level * new < (held + GRAIN) * capacity
+    assert held % GRAIN == 0
+
+
+@for_all(st.lists(st.integers(1, 300), min_size=2, max_size=4), st.integers(1, 60))
+def test_nobody_gains_by_limits_that_change_to_and_fro(limits, seconds):
+    """The busiest minute of the highest limit is the most that there is."""
+    capacity, taken = limits[0], 0
+    level = capacity * UNITS
+    for second in range(seconds + 1):
+        level = refilled(level, capacity, 10**9 if second else 0)
+        for new in limits:
+            level, capacity = resized(level, capacity, new), new
+            while wait(level, capacity, 1) == 0:
+                level = given(level, capacity, -1)
+                taken += 1
+                if taken % 3 == 0:
+                    break
+    assert taken * 60 <= max(limits) * (60 + seconds)
+
+
+@for_all(capacities, st.integers(-(10**15), 0))
+def test_under_a_limit_of_0_nothing_is_gained_and_a_debt_stays(new, level):
+    assert resized(level, 0, new) == (level or new * UNITS)
+    assert resized(new * UNITS + level, new, 0) == 0
 
 
 @for_all(capacities, capacities)
