@@ -545,7 +545,7 @@ def test_a_stream_without_usage_is_estimated_and_flagged(ask, provider, books):
 
 def test_silence_after_the_finish_reason_is_the_end(ask, provider, books, monkeypatch):
     """The caller has every word of it; only the usage is estimated."""
-    monkeypatch.setattr("oneai_middleware.backends.openai.requests_transport.HURRY", 0.05)
+    monkeypatch.setattr("oneai_middleware.backends.openai.exchange.HURRY", 0.05)
 
     def respond(turn):
         turn.start_stream()
