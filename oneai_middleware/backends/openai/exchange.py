@@ -14,6 +14,8 @@ from ...errors import BackendDisconnected, BackendError, BackendTimeout, Backend
 
 PIECE = 64 * 1024
 """Bytes of a body that are read at a time."""
+TOGETHER = 64 * 1024
+"""Bytes of a request that are sent at once; more are not copied for it."""
 IDLE_CONNECTIONS = 256
 """Kept open per provider; with fewer than there are threads they are reopened."""
 HURRY = 5.0
@@ -113,6 +115,11 @@ class Exchange:
             return BackendUnavailable("cancelled")
         is_of_the_system = isinstance(_innermost(error), OSError)
         return (kind if is_of_the_system else BackendUnavailable)(_reason(error))
+
+
+def pieces(parts: list[bytes]) -> list[bytes]:
+    """The parts of a request in as many pieces as they should be sent in."""
+    return [b"".join(parts)] if sum(map(len, parts)) <= TOGETHER else parts
 
 
 def _innermost(error: BaseException) -> BaseException:

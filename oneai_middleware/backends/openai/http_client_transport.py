@@ -24,11 +24,8 @@ from urllib3.util import make_headers, parse_url, wait_for_read
 from ...errors import BackendDisconnected, BackendUnavailable, ConfigurationError
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
-from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold
+from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
 from .http1 import Answer, Inlet
-
-TOGETHER = 64 * 1024
-"""Bytes of a body that is sent in one piece with its head."""
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -243,11 +240,8 @@ class _Connection:
         if self.socket.gettimeout() != timeout:  # setting it takes a call of the system
             self.socket.settimeout(timeout)
         try:
-            if len(request.body) <= TOGETHER:
-                self.socket.sendall(request.head + request.body)
-            else:
-                self.socket.sendall(request.head)
-                self.socket.sendall(request.body)
+            for piece in pieces([request.head, request.body]):
+                self.socket.sendall(piece)
         except BrokenPipeError:
             pass  # a provider may refuse before it has read everything
 

@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ...errors import BackendUnavailable
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
-from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold
+from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
 
 _current: ContextVar[RequestsReply] = ContextVar("oneai_reply")
 
@@ -128,6 +128,7 @@ class _Held(HTTPConnection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._hold = Hold()
+        self._parts: list[bytes] | None = None
 
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
@@ -147,8 +148,21 @@ class _Held(HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         self._hold.begin(_current.get(), self.sock)
-        super().request(*args, **kwargs)
+        self._parts = []
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            parts, self._parts = self._parts, None
+        for part in pieces(parts):
+            self.send(part)
         _current.get().sent()
+
+    def send(self, data: Any) -> None:
+        # Each part by itself would be a packet, and a provider woken up, more.
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
 
 
 class _HeldTLS(_Held, HTTPSConnection):
@@ -164,6 +178,13 @@ class _TLSPool(urllib3.HTTPSConnectionPool):
 
 
 class _Adapter(HTTPAdapter):
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Without cookies, an encoding and copies of headers, which nobody wants here."""
+        response = requests.Response()
+        response.status_code, response.headers, response.raw = resp.status, resp.headers, resp
+        response.request = req
+        return response
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
