@@ -63,6 +63,8 @@ class Inlet:
                 raise LineTooLong("head")
             if not self._fill():
                 raise RemoteDisconnected("") if self.is_empty else IncompleteRead(b"")
+        if end.start() - self._at > MAX_HEAD:
+            raise LineTooLong("head")
         head = self._take(end.start())
         self._at = end.end()
         return head

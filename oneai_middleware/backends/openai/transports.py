@@ -33,8 +33,11 @@ def _load(spec: str) -> Any:
     if ":" not in path:
         raise ConfigurationError(f"transport: {unknown_name('name', spec, TRANSPORTS)}")
     try:
-        return pkgutil.resolve_name(path)
+        made_by = pkgutil.resolve_name(path)
     except Exception as error:
         raise ConfigurationError(
             f"transport: {spec!r} cannot be imported: {type(error).__name__}: {error}"
         ) from error
+    if not callable(made_by):
+        raise ConfigurationError(f"transport: {spec!r} is neither a class nor a function")
+    return made_by
