@@ -274,22 +274,16 @@ class _Pool:
     def __init__(self, verify: bool | str) -> None:
         self._verify = verify
         # Without a lock, which could be held at a fork: each step is atomic by itself.
+        self._tls: ssl.SSLContext | None = None
         self._idle: dict[_Peer, list[_Connection]] = {}
         weakref.finalize(self, _close, self._idle)
 
-    @functools.cached_property
+    @property
     def tls(self) -> ssl.SSLContext:
         """How TLS is spoken; made when it first is, for reading the bundle takes a while."""
-        bundle = self._verify if isinstance(self._verify, str) else DEFAULT_CA_BUNDLE_PATH
-        if Path(bundle).is_dir():
-            context = ssl.create_default_context(capath=bundle)
-        else:
-            context = ssl.create_default_context(cafile=bundle)
-        context.set_alpn_protocols(["http/1.1"])
-        if self._verify is False:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+        if self._tls is None:
+            self._tls = _tls_context(self._verify)
+        return self._tls
 
     def take(self, peer: _Peer) -> _Connection | None:
         """An idle connection that still stands."""
@@ -320,6 +314,22 @@ def _close(idle: Mapping[_Peer, list[_Connection]]) -> None:
     for connections in list(idle.values()):
         while connections:
             connections.pop().close()
+
+
+def _tls_context(verify: bool | str) -> ssl.SSLContext:
+    bundle = verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH
+    if Path(bundle).is_dir():
+        context = ssl.create_default_context(capath=bundle)
+    else:
+        context = ssl.create_default_context(cafile=bundle)
+    context.set_alpn_protocols(["http/1.1"])
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+# --- answers that are compressed ---------------------------------------------------
 
 
 class _Packed(io.BufferedIOBase):
