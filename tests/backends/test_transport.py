@@ -177,6 +177,27 @@ def test_a_body_of_any_size_arrives_whole(transport, provider, size):
     assert provider.turns[0].body == body
 
 
+def test_an_answer_to_a_request_that_is_not_read_to_its_end_is_an_answer(transport):
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def refuse():
+            line = server.accept()[0]
+            with line:
+                line.recv(1000)
+                line.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 3\r\n\r\nbig")
+                line.shutdown(socket.SHUT_WR)
+                while line.recv(1 << 20):
+                    pass
+
+        refusing = pool.submit(refuse)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        reply = transport.open(url, {}, bytes(8_000_000), Timeouts())
+        assert ask(reply) == b"big"
+        assert reply.status == 413
+        transport.close()
+        refusing.result(PATIENCE)
+
+
 def test_a_header_has_one_value_however_it_is_written(transport, provider):
     headers = {"Authorization": "ours", "authorization": "the operator's", "HOST": "its.own"}
     ask(transport.open(provider.url, headers, BODY, Timeouts()))

@@ -7,6 +7,7 @@ unpacking of compressed answers are those of requests and urllib3.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import socket
@@ -239,11 +240,10 @@ class _Connection:
         assert self.socket is not None
         if self.socket.gettimeout() != timeout:  # setting it takes a call of the system
             self.socket.settimeout(timeout)
-        try:
+        # A provider may refuse before it has read everything; if not, reading tells.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for piece in pieces([request.head, request.body]):
                 self.socket.sendall(piece)
-        except BrokenPipeError:
-            pass  # a provider may refuse before it has read everything
 
     def is_fresh(self) -> bool:
         """Whether it can serve another call: nothing has come since, not even its end."""
@@ -312,8 +312,9 @@ class _Pool:
 
 def _close(idle: Mapping[_Peer, list[_Connection]]) -> None:
     for connections in list(idle.values()):
-        while connections:
-            connections.pop().close()
+        with contextlib.suppress(IndexError):  # others may take of them meanwhile
+            while True:
+                connections.pop().close()
 
 
 def _tls_context(verify: bool | str) -> ssl.SSLContext:
