@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from oneai_middleware.backends.openai import http_client_transport
+from oneai_middleware.backends.openai import connections
 from oneai_middleware.backends.openai.http_client_transport import HTTPClientTransport
 from oneai_middleware.errors import BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
@@ -46,7 +46,7 @@ def test_the_connection_that_was_used_last_is_used_next(begin, provider):
 
 
 def test_so_many_idle_connections_are_kept_and_no_more(begin, provider, monkeypatch, eventually):
-    monkeypatch.setattr(http_client_transport, "IDLE_CONNECTIONS", 2)
+    monkeypatch.setattr(connections, "IDLE_CONNECTIONS", 2)
     replies = [begin() for _ in range(4)]
     for reply in replies:
         end(reply)

@@ -504,10 +504,11 @@ def test_silence_before_the_headers_is_a_timeout(open_reply, provider):
     assert provider.turns[0].left.wait(10)
 
 
-def test_silence_within_the_body_is_a_timeout(open_reply, provider):
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_silence_within_the_body_is_a_timeout(open_reply, provider, coding):
     def respond(turn):
-        turn.start_stream()
-        turn.raw(b"word")
+        turn.start_stream({"Content-Encoding": coding})
+        turn.raw(gzip.compress(b"word")[:9] if coding == "gzip" else b"word")
         turn.hold()
 
     provider.respond = respond

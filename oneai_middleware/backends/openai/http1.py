@@ -1,8 +1,8 @@
 """One answer of HTTP/1.1, read as its bytes come: strict, and bounded in every part.
 
-The standard library's client spends three quarters of a call on its parser of headers,
-which is that of e-mail, forgives what may hide a second answer, and takes an answer that
-was cut short for a whole one. What is malformed here is an
+The standard library's client spends most of a call in its parser of headers, which is
+that of e-mail, forgives what may hide a second answer, and takes an answer that was cut
+short for a whole one. What is malformed here is an
 :class:`~http.client.HTTPException`, and names nothing of what was read.
 """
 
