@@ -11,6 +11,7 @@ import requests
 import urllib3
 
 from oneai_middleware.backends.openai import OpenAIBackend
+from oneai_middleware.backends.openai.transports import TRANSPORTS
 from oneai_middleware.errors import (
     BackendMisconfigured,
     BackendUnavailable,
@@ -37,7 +38,17 @@ BAD_ANSWERS = {
 
 
 @pytest.fixture
-def gateway(make_gateway, asking_provider):
+def transport():
+    """The one by default, unless a test is held over each."""
+    return "requests"
+
+
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
+
+
+@pytest.fixture
+def gateway(make_gateway, asking_provider, transport):
+    asking_provider["providers"]["scripted"]["transport"] = transport
     return make_gateway(**asking_provider)
 
 
@@ -201,6 +212,7 @@ def test_messages_of_every_kind_pass_untouched(ask, provider):
     assert provider.turns[0].json["messages"] == messages
 
 
+@over_each
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_our_own_headers_go_upstream(ask, provider, secret, stream):
     """Conformance 14."""
@@ -249,6 +261,7 @@ def test_the_operators_headers_go_along_and_without_a_key_there_is_none(
     assert turn.path == "/v1/chat/completions"
 
 
+@over_each
 def test_the_environment_has_no_say(ask, provider, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("default login eve password wrong\n")
@@ -265,6 +278,7 @@ def test_the_environment_has_no_say(ask, provider, monkeypatch, tmp_path):
     assert ("Authorization", "Bearer sk-upstream-secret") in provider.turns[0].headers
 
 
+@over_each
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_not_followed(ask, provider, status, books):
     elsewhere = {"Location": provider.url + "/elsewhere"}
@@ -275,6 +289,7 @@ def test_a_redirect_is_not_followed(ask, provider, status, books):
     assert books().cost == 0
 
 
+@over_each
 def test_a_cookie_is_not_carried_to_the_next_call(ask, provider, completion):
     """Conformance 13."""
     cookie = {"Set-Cookie": "who=alice; Path=/"}
@@ -435,6 +450,7 @@ def test_a_usage_of_zero_is_a_zero(ask, provider, completion, books):
     assert (books().cost, books().estimated) == (0, False)
 
 
+@over_each
 def test_a_compressed_answer_is_read_all_the_same(ask, provider, completion):
     text = "word " * 50_000
     packed = gzip.compress(json.dumps(completion(text)).encode())
@@ -476,6 +492,7 @@ def test_a_stream_is_a_stream_of_clean_events(ask, provider):
     assert text_of(chunks) == "hello"
 
 
+@over_each
 def test_the_first_event_goes_out_before_the_second_has_come(ask, provider):
     """Conformance 59."""
     seen = threading.Event()
@@ -543,9 +560,10 @@ def test_a_stream_without_usage_is_estimated_and_flagged(ask, provider, books):
     assert row.prompt_tokens == usage["prompt_tokens"]
 
 
+@over_each
 def test_silence_after_the_finish_reason_is_the_end(ask, provider, books, monkeypatch):
     """The caller has every word of it; only the usage is estimated."""
-    monkeypatch.setattr("oneai_middleware.backends.openai.requests_transport.HURRY", 0.05)
+    monkeypatch.setattr("oneai_middleware.backends.openai.exchange.HURRY", 0.05)
 
     def respond(turn):
         turn.start_stream()
@@ -1007,6 +1025,7 @@ def test_a_provider_that_is_not_there_is_a_502(make_gateway, headers, send, stre
     assert gateway.ledger.entries("alice")[-1].cost == 0
 
 
+@over_each
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_provider_that_hangs_up_without_a_word_is_a_502(ask, provider, stream):
     """Conformance 87."""
@@ -1076,12 +1095,14 @@ def stream_in_chunks(turn, end=b"0\r\n\r\n"):
     turn.raw(chunk(DONE) + end)
 
 
+@over_each
 def test_connections_are_used_again_after_whole_answers(ask, provider):
     for _ in range(3):
         assert ask().status == 200
     assert len({turn.peer for turn in provider.turns}) == 1
 
 
+@over_each
 def test_connections_are_used_again_after_complete_streams(ask, provider, eventually, pumps):
     provider.respond = stream_in_chunks
     for _ in range(3):
@@ -1091,6 +1112,7 @@ def test_connections_are_used_again_after_complete_streams(ask, provider, eventu
     assert len({turn.peer for turn in provider.turns}) == 1
 
 
+@over_each
 def test_connections_are_used_again_after_refusals(ask, provider):
     provider.respond = lambda turn: turn.answer({"error": {"message": "x"}}, 429)
     for _ in range(3):
@@ -1098,6 +1120,7 @@ def test_connections_are_used_again_after_refusals(ask, provider):
     assert len({turn.peer for turn in provider.turns}) == 1
 
 
+@over_each
 def test_a_provider_that_never_ends_its_body_delays_no_answer(ask, provider):
     def respond(turn):
         stream_in_chunks(turn, end=b"")
@@ -1108,6 +1131,7 @@ def test_a_provider_that_never_ends_its_body_delays_no_answer(ask, provider):
     assert provider.turns[0].left.wait(10)
 
 
+@over_each
 def test_a_connection_cut_in_mid_stream_is_never_used_again(ask, provider):
     def respond(turn):
         turn.start_stream() if len(provider.turns) == 1 else turn.answer({"choices": []})

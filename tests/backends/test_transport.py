@@ -1,19 +1,26 @@
-"""The transport by itself, and above all how an exchange is cut from outside."""
+"""What holds of every transport, and above all how an exchange is cut from outside."""
 
+import base64
 import contextlib
+import gc
+import gzip
 import os
+import select
 import shutil
 import socket
 import ssl
 import struct
 import subprocess
+import sys
 import threading
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import urllib3
 
-from oneai_middleware.backends.openai.requests_transport import RequestsTransport
+from oneai_middleware.backends.openai.transports import TRANSPORTS, read_transport
 from oneai_middleware.errors import BackendDisconnected, BackendTimeout, BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
 
@@ -21,11 +28,22 @@ PATIENCE = 10.0
 BODY = b'{"q": 1}'
 
 
+@pytest.fixture(params=TRANSPORTS)
+def make_transport(request):
+    """Make a transport; it is closed at the end."""
+    with contextlib.ExitStack() as at_the_end:
+
+        def make_transport(proxy=None, verify=True):
+            transport = read_transport(request.param, proxy=proxy, verify=verify)
+            at_the_end.callback(transport.close)
+            return transport
+
+        yield make_transport
+
+
 @pytest.fixture
-def transport():
-    transport = RequestsTransport()
-    yield transport
-    transport.close()
+def transport(make_transport):
+    return make_transport()
 
 
 @pytest.fixture
@@ -150,6 +168,136 @@ def test_without_a_connection_nothing_is_out(transport):
     with pytest.raises(BackendDisconnected):
         reply.begin(lambda: told.append(1))
     assert told == []
+
+
+@pytest.mark.parametrize("size", [1, 64 * 1024, 3_000_000])
+def test_a_body_of_any_size_arrives_whole(transport, provider, size):
+    body = os.urandom(size)
+    ask(transport.open(provider.url, {}, body, Timeouts()))
+    assert provider.turns[0].body == body
+
+
+def test_an_answer_to_a_request_that_is_not_read_to_its_end_is_an_answer(transport):
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def refuse():
+            line = server.accept()[0]
+            with line:
+                line.recv(1000)
+                line.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 3\r\n\r\nbig")
+                line.shutdown(socket.SHUT_WR)
+                while line.recv(1 << 20):
+                    pass
+
+        refusing = pool.submit(refuse)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        reply = transport.open(url, {}, bytes(8_000_000), Timeouts())
+        assert ask(reply) == b"big"
+        assert reply.status == 413
+        transport.close()
+        refusing.result(PATIENCE)
+
+
+def test_a_header_has_one_value_however_it_is_written(transport, provider):
+    headers = {"Authorization": "ours", "authorization": "the operator's", "HOST": "its.own"}
+    ask(transport.open(provider.url, headers, BODY, Timeouts()))
+    seen = [(name.lower(), value) for name, value in provider.turns[0].headers]
+    assert [value for name, value in seen if name == "authorization"] == ["the operator's"]
+    assert [value for name, value in seen if name == "host"] == ["its.own"]
+
+
+@pytest.mark.parametrize("value", ["secret\r\nX-More: yes", "secret\n", "secret\N{SNOWMAN}"])
+def test_a_header_that_cannot_be_sent_is_not_and_is_not_told(transport, provider, value):
+    with pytest.raises(BackendUnavailable) as caught:
+        ask(transport.open(provider.url, {"X-Key": value}, BODY, Timeouts()))
+    assert "secret" not in str(caught.value.detail)
+    assert provider.turns == []
+
+
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_replies_before_the_answer_are_passed_over(open_reply, provider, status):
+    def respond(turn):
+        turn.raw(f"HTTP/1.1 {status}\r\nLink: </x>\r\n\r\n".encode() * 2)
+        turn.answer({"a": 1}, 201)
+
+    provider.respond = respond
+    for _ in range(2):
+        reply = open_reply()
+        reply.begin()
+        assert (reply.status, reply.headers.get("link"), read_all(reply)) == (
+            201,
+            None,
+            b'{"a": 1}',
+        )
+        reply.close()
+    assert len({turn.peer for turn in provider.turns}) == 1
+
+
+@pytest.mark.parametrize(
+    ("coding", "packed"),
+    [
+        ("gzip", gzip.compress(b"word" * 99_999)),
+        ("DEFLATE", zlib.compress(b"word" * 99_999)),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"word" * 99_999))),
+        ("identity", b"word" * 99_999),
+    ],
+)
+def test_what_was_compressed_all_the_same_is_unpacked(open_reply, provider, coding, packed):
+    provider.respond = lambda turn: turn.answer(packed, headers={"Content-Encoding": coding})
+    for _ in range(2):
+        assert ask(open_reply()) == b"word" * 99_999
+    assert len({turn.peer for turn in provider.turns}) == 1
+
+
+def test_what_cannot_be_unpacked_is_unavailable(open_reply, provider):
+    provider.respond = lambda turn: turn.answer(b"word", headers={"Content-Encoding": "gzip"})
+    with pytest.raises(BackendUnavailable):
+        ask(open_reply())
+
+
+def test_a_redirect_is_an_answer_like_any_other(open_reply, provider):
+    elsewhere = {"Location": provider.url + "/elsewhere", "Set-Cookie": "who=alice; Path=/"}
+    provider.respond = lambda turn: turn.answer({}, 307, elsewhere)
+    for _ in range(2):
+        reply = open_reply()
+        reply.begin()
+        assert reply.status == 307
+        reply.close()
+    assert {turn.path for turn in provider.turns} == {"/v1"}
+    assert "cookie" not in {name.lower() for name, _ in provider.turns[1].headers}
+
+
+def test_the_environment_has_no_say(transport, provider, monkeypatch, tmp_path):
+    (tmp_path / ".netrc").write_text("default login eve password wrong\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    ask(transport.open(provider.url, {"Authorization": "ours"}, BODY, Timeouts()))
+    assert ("Authorization", "ours") in provider.turns[0].headers
+
+
+def test_closing_it_closes_what_is_idle_and_the_next_call_connects_anew(
+    transport, open_reply, provider, eventually
+):
+    ask(open_reply())
+    transport.close()
+    eventually(lambda: not provider.connections)
+    ask(open_reply())
+    assert len({turn.peer for turn in provider.turns}) == 2
+
+
+def test_a_transport_that_is_dropped_leaves_no_connection(provider, eventually):
+    """Also one that is part of a circle, as in a gateway that nobody has closed."""
+    for kind in TRANSPORTS:
+        transport = read_transport(kind, proxy=None, verify=True)
+        ask(transport.open(provider.url, {}, BODY, Timeouts()))
+        transport.itself = transport
+        del transport
+        gc.collect()
+        eventually(lambda: not provider.connections)
 
 
 # --- cancel, at every moment --------------------------------------------------
@@ -356,10 +504,11 @@ def test_silence_before_the_headers_is_a_timeout(open_reply, provider):
     assert provider.turns[0].left.wait(10)
 
 
-def test_silence_within_the_body_is_a_timeout(open_reply, provider):
+@pytest.mark.parametrize("coding", ["identity", "gzip"])
+def test_silence_within_the_body_is_a_timeout(open_reply, provider, coding):
     def respond(turn):
-        turn.start_stream()
-        turn.raw(b"word")
+        turn.start_stream({"Content-Encoding": coding})
+        turn.raw(gzip.compress(b"word")[:9] if coding == "gzip" else b"word")
         turn.hold()
 
     provider.respond = respond
@@ -418,15 +567,43 @@ def test_a_body_shorter_than_it_said_is_unavailable(open_reply, provider):
     reply.close()
 
 
-def test_a_proxy_is_used_where_one_is_set(provider):
-    transport = RequestsTransport(proxy=provider.url.removesuffix("/v1"))
+def test_a_host_may_be_an_address_of_ipv6(make_transport, provider, monkeypatch):
+    """Asked for as such; here it is the provider's own, whatever the machine has."""
+    seen = []
+
+    def connect(address, timeout, **options):
+        seen.append(address[:2])
+        return create_connection(("127.0.0.1", provider._server.server_port), timeout)
+
+    create_connection = socket.create_connection
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    ask(make_transport().open("http://[::1]:8080/v1", {}, BODY, Timeouts()))
+    ask(make_transport().open("http://[::1]/v1", {}, BODY, Timeouts()))
+    assert [(host.strip("[]"), port) for host, port in seen] == [("::1", 8080), ("::1", 80)]
+    hosts = [dict(turn.headers)["Host"] for turn in provider.turns]
+    assert hosts == ["[::1]:8080", "[::1]"]
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [("", "/"), ("/v1/x", "/v1/x"), ("/a b/ü", "/a%20b/%C3%BC"), ("/v1?a=b#c", "/v1?a=b")],
+)
+def test_what_is_asked_for_is_written_as_http_wants_it(transport, provider, url, asked):
+    ask(transport.open(provider.url.removesuffix("/v1") + url, {}, BODY, Timeouts()))
+    assert provider.turns[0].path == asked
+
+
+def test_a_proxy_is_used_where_one_is_set(provider, make_transport):
+    transport = make_transport(proxy=provider.url.removesuffix("/v1"))
     assert ask(transport.open("http://api.example/v1/x", {}, BODY, Timeouts()))
     assert provider.turns[0].path == "http://api.example/v1/x"
-    transport.close()
 
 
-def test_an_exchange_through_a_proxy_can_be_cancelled(provider, threads, eventually):
-    transport = RequestsTransport(proxy=provider.url.removesuffix("/v1"))
+def test_an_exchange_through_a_proxy_can_be_cancelled(
+    provider, threads, eventually, make_transport
+):
+    transport = make_transport(proxy=provider.url.removesuffix("/v1"))
     provider.respond = lambda turn: turn.hold()
     reply = transport.open("http://api.example/v1/x", {}, BODY, Timeouts())
     waiting = threads.submit(reply.begin)
@@ -434,7 +611,86 @@ def test_an_exchange_through_a_proxy_can_be_cancelled(provider, threads, eventua
     reply.cancel()
     with pytest.raises(BackendUnavailable):
         waiting.result(10)
-    transport.close()
+
+
+PERMISSION = "Basic " + base64.b64encode(b"us:er:p@ss").decode()
+
+
+def with_permission(address):
+    return address.replace("http://", "http://us%3Aer:p%40ss@")
+
+
+def test_a_proxy_is_told_who_we_are_and_the_provider_is_told_nothing_of_it(
+    provider, make_transport, tls_provider, certificate
+):
+    """Over TLS the proxy sees where to, and nothing else."""
+    with Proxy(provider._server.server_port) as proxy:
+        transport = make_transport(with_permission(proxy.url), f"{certificate}.crt")
+        for _ in range(2):
+            assert ask(transport.open(tls_provider, {"X-Key": "ours"}, BODY, Timeouts()))
+    (head,) = proxy.heads
+    port = provider._server.server_port
+    assert head.startswith(f"CONNECT localhost:{port} HTTP/1.")
+    assert f"proxy-authorization: {PERMISSION}".lower() in head.lower()
+    assert "ours" not in head
+    assert "Proxy-Authorization" not in dict(provider.turns[0].headers)
+    assert len({turn.peer for turn in provider.turns}) == 1
+
+
+def test_a_proxy_of_plain_http_is_told_who_we_are(provider, make_transport):
+    transport = make_transport(with_permission(provider.url.removesuffix("/v1")))
+    ask(transport.open("http://api.example/v1/x", {}, BODY, Timeouts()))
+    seen = {name.lower(): value for name, value in provider.turns[0].headers}
+    assert (seen["proxy-authorization"], seen["host"]) == (PERMISSION, "api.example")
+
+
+def test_a_proxy_that_refuses_is_no_connection(make_transport):
+    with Proxy(None) as proxy:
+        transport = make_transport(proxy.url)
+        with pytest.raises(BackendDisconnected):
+            ask(transport.open("https://api.example/", {}, BODY, Timeouts()))
+
+
+class Proxy:
+    """A proxy that passes TLS on to this port, or refuses to."""
+
+    def __init__(self, port):
+        self._port = port
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.heads = []
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+
+    def _serve(self):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as open_sockets:
+            while True:
+                near = open_sockets.enter_context(self._socket.accept()[0])
+                near.settimeout(PATIENCE)
+                head = b""
+                while not head.endswith(b"\r\n\r\n"):
+                    head += near.recv(1)
+                self.heads.append(head.decode())
+                if self._port is None:
+                    near.sendall(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")
+                    continue
+                near.sendall(b"HTTP/1.1 200 Yes\r\nX: y\r\n\r\n")
+                far = socket.create_connection(("127.0.0.1", self._port))
+                open_sockets.enter_context(far)
+                while ready := select.select([near, far, self._socket], [], [])[0]:
+                    if self._socket in ready:
+                        return
+                    for one in ready:
+                        (far if one is near else near).sendall(one.recv(65536))
 
 
 def test_a_forked_child_shares_no_connection(open_reply, provider):
@@ -482,20 +738,31 @@ def tls_provider(provider, certificate):
     return f"https://localhost:{server.server_port}/"
 
 
-def test_certificates_are_checked(tls_provider, certificate):
-    strict = RequestsTransport()
+def test_certificates_are_checked(tls_provider, certificate, make_transport):
+    strict = make_transport()
     with pytest.raises(BackendUnavailable):
         ask(strict.open(tls_provider, {}, BODY, Timeouts()))
-    knowing = RequestsTransport(verify=f"{certificate}.crt")
+    knowing = make_transport(verify=f"{certificate}.crt")
     for _ in range(2):
         assert ask(knowing.open(tls_provider, {}, BODY, Timeouts()))
-    strict.close()
-    knowing.close()
+
+
+def test_certificates_may_be_left_unchecked(tls_provider, make_transport):
+    transport = make_transport(verify=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", urllib3.exceptions.InsecureRequestWarning)
+        assert ask(transport.open(tls_provider, {}, BODY, Timeouts()))
+
+
+def test_a_certificate_of_another_host_is_refused(tls_provider, certificate, make_transport):
+    transport = make_transport(verify=f"{certificate}.crt")
+    with pytest.raises(BackendUnavailable):
+        ask(transport.open(tls_provider.replace("localhost", "127.0.0.1"), {}, BODY, Timeouts()))
 
 
 @pytest.mark.parametrize("begun", [False, True])
 def test_an_exchange_over_tls_can_be_cancelled(
-    tls_provider, certificate, provider, threads, eventually, begun
+    tls_provider, certificate, provider, threads, eventually, begun, make_transport
 ):
     released = threading.Event()
 
@@ -506,7 +773,7 @@ def test_an_exchange_over_tls_can_be_cancelled(
         released.wait(10)
 
     provider.respond = respond
-    transport = RequestsTransport(verify=f"{certificate}.crt")
+    transport = make_transport(verify=f"{certificate}.crt")
     reply = transport.open(tls_provider, {}, BODY, Timeouts())
     if begun:
         reply.begin()
@@ -518,16 +785,15 @@ def test_an_exchange_over_tls_can_be_cancelled(
         waiting.result(5)
     released.set()
     reply.close()
-    transport.close()
 
 
 @pytest.mark.parametrize("proxied", [False, True])
-def test_a_cancel_reaches_a_handshake_that_stalls(proxied):
+def test_a_cancel_reaches_a_handshake_that_stalls(proxied, make_transport):
     """The TLS of a provider, or the CONNECT of a proxy, that accepts and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         mute.settimeout(PATIENCE)
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        transport = RequestsTransport(proxy=f"http://{address}" if proxied else None)
+        transport = make_transport(proxy=f"http://{address}" if proxied else None)
         url = "https://provider.invalid/" if proxied else f"https://{address}/"
         reply = transport.open(url, {}, b"{}", Timeouts(connect=PATIENCE))
         with ThreadPoolExecutor(1) as pool:
@@ -539,4 +805,65 @@ def test_a_cancel_reaches_a_handshake_that_stalls(proxied):
                 with pytest.raises(BackendUnavailable):
                     begun.result(PATIENCE / 2)
         reply.close()
-        transport.close()
+
+
+# --- gevent -------------------------------------------------------------------
+
+# A provider that stalls in the middle of an answer, one who reads it, and one who counts.
+UNDER_GEVENT = """
+from gevent import monkey; monkey.patch_all()
+import sys
+import gevent, gevent.event, gevent.server
+from oneai_middleware.backends.openai.transports import read_transport
+from oneai_middleware.errors import BackendUnavailable
+from oneai_middleware.protocol.chat import Timeouts
+
+def answer(line, _):
+    assert b"/whole " in line.recv(65536)
+    line.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 4\\r\\n\\r\\nword")
+    assert b"/half " in line.recv(65536)
+    line.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 9\\r\\n\\r\\nword")
+    assert line.recv(1) == b""
+    left.set()
+
+def read(path):
+    reply = transport.open(f"http://127.0.0.1:{server.server_port}/{path}", {}, b"{}", Timeouts())
+    replies.append(reply)
+    try:
+        reply.begin()
+        while data := reply.read1():
+            print(data.decode())
+            heard.set()
+    except BackendUnavailable as error:
+        print(error.detail)
+    reply.close()
+
+def count():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0)
+
+heard, left, replies, ticks = gevent.event.Event(), gevent.event.Event(), [], []
+server = gevent.server.StreamServer(("127.0.0.1", 0), answer)
+server.start()
+transport = read_transport(sys.argv[1], proxy=None, verify=True)
+read("whole")
+heard.clear()
+reading = gevent.spawn(read, "half")
+assert heard.wait(10)
+gevent.spawn(count)
+while len(ticks) < 100:
+    gevent.sleep(0)
+assert not reading.ready()
+replies[-1].cancel()
+reading.get(timeout=10)
+assert left.wait(10)
+"""
+
+
+@pytest.mark.parametrize("kind", TRANSPORTS)
+def test_under_gevent_an_exchange_is_cut_while_others_go_on(kind):
+    """The second call is over the connection of the first."""
+    command = [sys.executable, "-W", "error", "-c", UNDER_GEVENT, kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("word\nword\ncancelled\n", "")

@@ -491,7 +491,14 @@ def ask_gateway(send: Any, headers: dict[str, str]) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def transport() -> str:
+    """What carries the bytes: the one by default, unless a test is held over each."""
+    return "requests"
+
+
+@pytest.fixture
 def make_stage(
+    transport: str,
     playhouse: Any,
     make_gateway: Any,
     ask_gateway: Any,
@@ -517,7 +524,7 @@ def make_stage(
         **options: Any,
     ) -> Stage:
         names = [f"p{number}" for number in range(len(plays))]
-        fields = {"api_key": KEY, "cooldown": 0, **(row or {})}
+        fields = {"api_key": KEY, "cooldown": 0, "transport": transport, **(row or {})}
         rows = [{**fields, **(first_row or {})}, *itertools.repeat(fields, len(plays) - 1)]
         options.setdefault("clock", clock)
         options.setdefault("keep_alive", 1e6)

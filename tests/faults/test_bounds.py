@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from oneai_middleware.backends.openai.transports import TRANSPORTS
+
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
 MEGABYTE = 1 << 20
 BAD = "upstream_error"
 
@@ -56,6 +59,7 @@ def test_a_line_or_an_event_without_an_end_is_cut_off_at_a_megabyte(
     eventually(lambda: are_left == [True, True])
 
 
+@over_each
 def test_an_object_without_an_end_is_cut_off(make_stage: Any, memory: Any) -> None:
     def play(line: Any) -> None:
         line.stream()
@@ -73,6 +77,7 @@ BOMBS = {
 }
 
 
+@over_each
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_gzip_bomb_is_unpacked_no_further_than_is_read(
     make_stage: Any, memory: Any, name: str

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from oneai_middleware.backends.openai.transports import TRANSPORTS
+
 PLACES = {
     "before the status": lambda line: None,
     "within the status": lambda line: line.raw(b"HTTP/1.1 20"),
@@ -26,9 +28,11 @@ ENDS = {
     "a stall": (lambda line: line.stall(), "upstream_timeout"),
 }
 
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
 both = pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
 
 
+@over_each
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("place", PLACES)
 def test_a_connection_that_fails_is_told_and_only_what_came_is_paid(
@@ -42,6 +46,7 @@ def test_a_connection_that_fails_is_told_and_only_what_came_is_paid(
     stage.assert_failed(True, code, handed)
 
 
+@over_each
 @both
 def test_a_refused_connection_is_a_502(make_stage: Any, stream: bool) -> None:
     """Conformance 87."""
@@ -53,6 +58,7 @@ def test_a_refused_connection_is_a_502(make_stage: Any, stream: bool) -> None:
     assert stage.asked == [0]
 
 
+@over_each
 @both
 def test_a_host_that_does_not_exist_is_a_502(make_stage: Any, stream: bool) -> None:
     """Conformance 87."""
@@ -60,6 +66,7 @@ def test_a_host_that_does_not_exist_is_a_502(make_stage: Any, stream: bool) -> N
     stage.assert_failed(stream, "upstream_error").assert_tells_nothing("provider.invalid")
 
 
+@over_each
 @both
 def test_an_idle_connection_that_its_provider_closes_costs_the_caller_no_call(
     make_stage: Any, stream: bool
@@ -71,6 +78,7 @@ def test_an_idle_connection_that_its_provider_closes_costs_the_caller_no_call(
     assert stage.asked == [3]
 
 
+@over_each
 def test_closing_the_gateway_closes_its_idle_connections_at_once(
     make_stage: Any, playhouse: Any, eventually: Any
 ) -> None:

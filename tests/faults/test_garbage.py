@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from oneai_middleware.backends.openai.transports import TRANSPORTS
+
 BAD, BUSY, SHUT = "upstream_error", "model_overloaded", "provider_unavailable"
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 SAID = b'{"choices":[{"index":0,"message":{"content":"hello"},"finish_reason":"stop"}]}'
@@ -83,9 +85,11 @@ NO_ANSWERS: dict[str, tuple[bytes, str]] = {
     ),
 }
 
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
 both = pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
 
 
+@over_each
 @pytest.mark.parametrize("name", NO_HTTP)
 def test_what_is_no_reply_of_http_is_a_502_and_free(make_stage: Any, name: str) -> None:
     """Conformance 90."""
@@ -125,6 +129,7 @@ def test_an_event_without_an_answer_ends_an_answer_that_has_begun(
     make_stage(play).assert_failed(True, code, "half an ")
 
 
+@over_each
 @both
 @pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
 def test_an_interim_reply_gives_no_caller_the_answer_to_another(

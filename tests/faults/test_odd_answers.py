@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from oneai_middleware.backends.openai.transports import TRANSPORTS
+
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
 TEXT = "hello there, all is well"
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
 BOM = b"\xef\xbb\xbf"
@@ -139,6 +142,7 @@ FRAMES: dict[str, tuple[list[str], Any]] = {
 }
 
 
+@over_each
 @pytest.mark.parametrize("name", FRAMES)
 def test_an_answer_comes_whole_in_whatever_frame(make_stage: Any, name: str) -> None:
     headers, frame = FRAMES[name]
@@ -152,6 +156,7 @@ def test_an_answer_comes_whole_in_whatever_frame(make_stage: Any, name: str) -> 
     stage.assert_answered(True)
 
 
+@over_each
 def test_an_answer_that_drips_in_comes_whole(make_stage: Any) -> None:
     """Conformance 75. Status and headers drip as well."""
 
@@ -274,6 +279,7 @@ TORN: dict[str, Any] = {
 }
 
 
+@over_each
 @pytest.mark.parametrize("name", TORN)
 def test_what_breaks_after_the_finish_reason_is_a_complete_answer(
     make_stage: Any, name: str

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from oneai_middleware.backends.openai.transports import TRANSPORTS
+
 HALF = "half an "
 
+over_each = pytest.mark.parametrize("transport", TRANSPORTS)
 both = pytest.mark.parametrize("stream", [False, True], ids=["JSON", "stream"])
 
 
@@ -89,6 +92,7 @@ ECHOES: dict[str, tuple[Any, str]] = {
 }
 
 
+@over_each
 @pytest.mark.parametrize("place", ECHOES)
 def test_a_provider_that_echoes_our_key_and_its_address_gives_nothing_away(
     make_stage: Any, place: str
@@ -146,6 +150,7 @@ def elsewhere(start_provider: Callable[[], Any]) -> Any:
     return start_provider()
 
 
+@over_each
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
 def test_no_redirect_is_followed_and_the_key_goes_nowhere_else(
     make_stage: Any, elsewhere: Any, status: int

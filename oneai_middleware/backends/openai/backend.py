@@ -18,8 +18,8 @@ from .dialects.answers import Reasoning
 from .dialects.requests import adapt
 from .dialects.settings import read_dialect
 from .errors import Refusals
-from .requests_transport import RequestsTransport
 from .transport import Reply, Transport
+from .transports import read_transport
 
 MAX_ANSWER = 64 * 2**20
 """Bytes of an answer in one piece, or of a refusal's body."""
@@ -43,7 +43,9 @@ class OpenAIBackend(Backend):
     :param headers: further headers to send.
     :param proxy: the address of an HTTP proxy; the environment's are not used.
     :param verify: whether to check TLS certificates, or the path of a CA bundle.
-    :param transport: what carries the bytes, instead of requests.
+    :param transport: what carries the bytes: ``"requests"``, ``"http.client"``,
+        ``"module:attribute"`` of a class or function that is called with ``proxy`` and
+        ``verify``, or an object.
     :raises ConfigurationError: an option is missing or malformed.
     """
 
@@ -56,7 +58,7 @@ class OpenAIBackend(Backend):
         headers: Mapping[str, str] | None = None,
         proxy: str | None = None,
         verify: bool | str = True,
-        transport: Transport | None = None,
+        transport: str | Transport = "requests",
         **unknown: Any,
     ) -> None:
         super().__init__(**unknown)
@@ -72,7 +74,7 @@ class OpenAIBackend(Backend):
         secrets = [api_key, address.netloc, address.hostname or "", *headers.values()]
         self._refusals = Refusals(secrets, self._dialect.causes)
         self._headers = {**_fixed_headers(api_key), **headers}
-        self._transport = transport or RequestsTransport(proxy=proxy, verify=verify)
+        self._transport = read_transport(transport, proxy=proxy, verify=verify)
 
     def stream(self, request: ChatRequest) -> Iterator[Item]:
         """The provider's events, as they come; ``None`` for its comments."""

@@ -8,10 +8,8 @@ one caller to the next, and redirects that would carry our key along.
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from http.client import HTTPResponse
 from typing import Any
@@ -22,17 +20,10 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from ...errors import BackendDisconnected, BackendTimeout, BackendUnavailable
+from ...errors import BackendUnavailable
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
-
-PIECE = 64 * 1024
-IDLE_CONNECTIONS = 256
-"""Kept open per provider; with fewer than there are threads they are reopened."""
-HURRY = 5.0
-"""Seconds to wait for what may follow a finish reason: the usage, the end."""
-LINGER = 0.1
-"""Seconds to wait for the end of a body whose last event has come."""
+from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
 
 _current: ContextVar[RequestsReply] = ContextVar("oneai_reply")
 
@@ -77,112 +68,38 @@ class RequestsTransport:
         self._session().close()
 
 
-class RequestsReply:
+class RequestsReply(Exchange):
     """See :class:`~.transport.Reply`."""
 
+    late = (*Exchange.late, requests.Timeout, urllib3.exceptions.TimeoutError)
+    broken = (*Exchange.broken, requests.RequestException, urllib3.exceptions.HTTPError)
+
     def __init__(self, adapter: Any, request: requests.PreparedRequest, **options: Any) -> None:
-        self.status = 0
-        self.headers: Mapping[str, str] = {}
+        super().__init__()
         self._adapter = adapter
         self._request = request
         self._options = options
         self._response: requests.Response | None = None
-        self._connection: _Owned | None = None
-        self._cancelled = False
         self.sent: Callable[[], object] = bool
 
-    def begin(self, sent: Callable[[], object] = bool) -> None:
-        """Send the request and wait for status and headers."""
+    def _send(self, sent: Callable[[], object]) -> None:
         self.sent = sent
         token = _current.set(self)
         try:
-            with self._translated(BackendDisconnected):
-                self._response = self._adapter.send(self._request, stream=True, **self._options)
+            self._response = self._adapter.send(self._request, stream=True, **self._options)
         finally:
             _current.reset(token)
         self.status = self._response.status_code
         self.headers = self._response.headers
 
-    def read1(self) -> bytes:
-        """The bytes that have come, waiting for the first; empty at the end."""
+    def _receive(self) -> bytes:
         assert self._response is not None
-        with self._translated():
-            data: bytes = self._response.raw.read1(PIECE, decode_content=True)
-        # A socket that was shut down reads as ended.
-        if not data and self._cancelled:
-            raise BackendUnavailable("cancelled")
-        if not data and self._connection is not None:
-            self._connection.disown(self)  # it may serve another call by now
+        data: bytes = self._response.raw.read1(PIECE, decode_content=True)
         return data
 
-    def hurry(self) -> None:
-        """See :class:`~.transport.Reply`."""
-        if self._connection is not None:
-            self._connection.hurry(self, HURRY)
-
-    def finish(self) -> None:
-        """Read the last of the body, so that the connection can be used again."""
-        if self._connection is not None:
-            self._connection.hurry(self, LINGER)
-        with contextlib.suppress(BackendTimeout, BackendUnavailable):
-            for _ in range(2):
-                if not self.read1():
-                    break
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        if self._connection is not None:
-            self._connection.disown(self)
+    def _let_go(self) -> None:
         if self._response is not None:
             self._response.close()
-
-    def cancel(self) -> None:
-        """Make whoever waits in this exchange come back at once."""
-        self._cancelled = True
-        connection = self._connection
-        if connection is not None:
-            connection.shut_down(self)
-
-    def owns(self, connection: _Owned) -> None:
-        """``connection`` now carries this exchange."""
-        self._connection = connection
-        if self._cancelled:
-            raise BackendUnavailable("cancelled")
-
-    @contextlib.contextmanager
-    def _translated(self, broken: type[BackendUnavailable] = BackendUnavailable) -> Iterator[None]:
-        """The border: no error of requests, urllib3 or the socket passes it."""
-        try:
-            yield
-        except (BackendTimeout, BackendUnavailable):
-            raise
-        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
-            raise BackendTimeout(_reason(error)) from error
-        except (
-            requests.RequestException,
-            urllib3.exceptions.HTTPError,
-            OSError,
-            ValueError,
-            AttributeError,  # what a read may raise when its socket is shut down meanwhile
-        ) as error:
-            if self._cancelled:
-                raise BackendUnavailable("cancelled") from error
-            kind = broken if isinstance(_innermost(error), OSError) else BackendUnavailable
-            raise kind(_reason(error)) from error
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    return error
-
-
-def _reason(error: BaseException) -> str:
-    """What lies at the bottom of ``error``, for the operator: its kind and, of an error
-    of the system or of TLS, what it says. Other texts may hold what nobody may see."""
-    innermost = _innermost(error)
-    said = getattr(innermost, "verify_message", None) or getattr(innermost, "strerror", None)
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 # --- connections that can be shut down from outside -------------------------
@@ -203,25 +120,20 @@ class _FinalResponse(HTTPResponse):
         self.headers.set_payload("")
 
 
-class _Owned(HTTPConnection):
-    """A connection that knows which reply it serves, so that no other shuts it down."""
+class _Held(HTTPConnection):
+    """A connection that only the reply it serves can cut."""
 
     response_class = _FinalResponse
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._lock = threading.Lock()
-        self._owner: RequestsReply | None = None
-        self._socket: socket.socket | None = None
-        self._early: socket.socket | None = None
+        self._hold = Hold()
+        self._parts: list[bytes] | None = None
 
     def _new_conn(self) -> socket.socket:
-        # What follows, a proxy's CONNECT and TLS, must be within reach of a cancel too.
-        # TLS takes the socket away from its object, hence a second one.
         connected = super()._new_conn()
-        self._early = connected.dup()
         try:
-            self._own(self._early)
+            self._hold.begin_early(_current.get(), connected)
         except BackendUnavailable:
             connected.close()
             raise
@@ -230,64 +142,49 @@ class _Owned(HTTPConnection):
     def connect(self) -> None:
         try:
             super().connect()
-            self._own(self.sock)
+            self._hold.begin(_current.get(), self.sock)
         finally:
-            with self._lock:
-                if self._socket is self._early:
-                    self._socket = None
-                if self._early is not None:
-                    self._early.close()
-                    self._early = None
+            self._hold.end_early()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        self._own(self.sock)
-        super().request(*args, **kwargs)
+        self._hold.begin(_current.get(), self.sock)
+        self._parts = []
+        try:
+            super().request(*args, **kwargs)
+        finally:
+            parts, self._parts = self._parts, None
+        for part in pieces(parts):
+            self.send(part)
         _current.get().sent()
 
-    def _own(self, connected: socket.socket | None) -> None:
-        reply = _current.get()
-        with self._lock:
-            self._owner, self._socket = reply, connected
-        reply.owns(self)
-
-    def disown(self, reply: RequestsReply) -> None:
-        """``reply`` is over and has no further say."""
-        with self._lock:
-            if self._owner is reply:
-                self._owner = self._socket = None
-
-    def hurry(self, reply: RequestsReply, seconds: float) -> None:
-        """Let reads of ``reply`` wait no longer than ``seconds``."""
-        with self._lock:
-            if self._owner is reply and self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.settimeout(seconds)
-
-    def shut_down(self, reply: RequestsReply) -> None:
-        """Cut the connection if it still serves ``reply``.
-
-        Shutting the socket down wakes a thread that reads from it; closing the
-        response would wait for that thread.
-        """
-        with self._lock:
-            if self._owner is reply and self._socket is not None:
-                with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+    def send(self, data: Any) -> None:
+        # Each part by itself would be a packet, and a provider woken up, more.
+        if self._parts is None:
+            super().send(data)
+        else:
+            self._parts.append(data)
 
 
-class _OwnedTLS(_Owned, HTTPSConnection):
+class _HeldTLS(_Held, HTTPSConnection):
     """The same over TLS."""
 
 
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Owned
+    ConnectionCls = _Held
 
 
 class _TLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _OwnedTLS
+    ConnectionCls = _HeldTLS
 
 
 class _Adapter(HTTPAdapter):
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Without cookies, an encoding and copies of headers, which nobody wants here."""
+        response = requests.Response()
+        response.status_code, response.headers, response.raw = resp.status, resp.headers, resp
+        response.request = req
+        return response
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
