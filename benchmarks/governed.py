@@ -1,0 +1,60 @@
+"""The gateway as it is measured: every key, limit and balance is looked at, none is reached."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from oneai_middleware import Gateway
+from oneai_middleware.accounts import NANO, Account, Limits
+from oneai_middleware.key_stores.cached import CachedKeyStore
+
+ACCOUNT = "caller"
+LIMITS = {"rpm": 10**9, "tpm": 10**11, "concurrent": 10_000}
+DOLLARS = 1_000_000
+
+
+def gateway(*, provider: dict[str, Any], key: str, store: str, limiter: str) -> Gateway:
+    """A gateway over one provider; who has ``key`` may call, if the ``store`` is memory."""
+    account = {
+        "tier": "enterprise",
+        "balance": str(DOLLARS),
+        "keys": [key],
+        "limits": LIMITS,
+    }
+    return Gateway(
+        key_store=store,
+        rate_limiter=limiter,
+        providers={"fast": provider},
+        models={"bot": {"routes": ["fast/bot"], "input": "1", "output": "2"}},
+        accounts={ACCOUNT: account} if store == "memory" else {},
+    )
+
+
+def opened(store: str) -> str:
+    """Make the tables of a database and an account with money in it; the secret of its key."""
+    made = gateway(provider={"backend": "echo"}, key="", store=store, limiter="memory")
+    keys = made.key_store
+    assert isinstance(keys, CachedKeyStore)
+    keys.store.upgrade()
+    made.ledger.upgrade()
+    keys.save_account(Account(ACCOUNT, tier="enterprise", limits=Limits(**LIMITS)))
+    made.ledger.top_up(ACCOUNT, DOLLARS * NANO, "benchmark")
+    return keys.create(ACCOUNT)[1]
+
+
+def _provider() -> dict[str, Any]:
+    provider = {"base_url": os.environ["BENCHMARK_PROVIDER"], "api_key": "upstream"}
+    transport = os.environ["BENCHMARK_TRANSPORT"]
+    # What is there by default need not be named.
+    return provider if transport == "requests" else {**provider, "transport": transport}
+
+
+def app() -> Gateway:
+    """The application of the server's process."""
+    return gateway(
+        provider=_provider(),
+        key=os.environ["BENCHMARK_KEY"],
+        store=os.environ.get("BENCHMARK_STORE", "memory"),
+        limiter=os.environ.get("BENCHMARK_LIMITER", "memory"),
+    )
