@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from . import disconnects, limits, speed
+from . import disconnects, limits, speed, steps
 
-BENCHMARKS = {"speed": speed, "disconnects": disconnects, "limits": limits}
+BENCHMARKS = {"speed": speed, "steps": steps, "disconnects": disconnects, "limits": limits}
 
 
 def main() -> int:
