@@ -19,7 +19,7 @@ from .fast_provider import UNSTAMPED
 from .processes import Served
 
 PATIENCE = 5.0
-"""Seconds after the window in which what was begun may end."""
+"""Seconds after the window in which what was begun may end, if nothing else is said."""
 
 STAMP = re.compile(rb"@(\d+)@")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -207,10 +207,12 @@ async def call(
     seconds: float,
     warm: float = 0.5,
     spread: float = 0.0,
+    patience: float = PATIENCE,
 ) -> Tally:
     """Let so many callers ask for ``wish`` for so many seconds.
 
     They come evenly over ``spread`` seconds; nothing counts for the first ``warm`` ones.
+    What was begun may end within ``patience`` seconds more.
     """
     start = time.monotonic() + warm
     tally = Tally(start, start + seconds)
@@ -218,11 +220,12 @@ async def call(
     loop = asyncio.get_running_loop()
     loop.call_at(tally.since, tally.begin, served)
     loop.call_at(tally.until, tally.end, served)
-    for _ in range(callers):
+    begun = loop.time()
+    for number in range(callers):
+        await asyncio.sleep(begun + number * spread / callers - loop.time())
         await loop.create_connection(crowd.caller, "127.0.0.1", served.port)
-        await asyncio.sleep(spread / callers)
     await asyncio.sleep(tally.until - time.monotonic())
-    tally.unfinished = await crowd.leave(PATIENCE)
+    tally.unfinished = await crowd.leave(patience)
     return tally
 
 

@@ -19,7 +19,7 @@ from oneai_middleware.backends.openai import OpenAIBackend
 from oneai_middleware.errors import ConfigurationError
 from oneai_middleware.secret import new_secret
 
-from . import callers, databases, governed, processes
+from . import callers, databases, governed, million, processes
 from .processes import Served
 from .servers import PATIENCE, free_port, redis, running
 
@@ -55,7 +55,8 @@ def transports() -> list[str]:
 def gunicorn(app: str, port: int, *options: str) -> list[str]:
     """One worker of gunicorn."""
     where = ["--bind", f"127.0.0.1:{port}", "--log-level", "warning", "--workers", "1"]
-    return [sys.executable, "-m", "gunicorn", *where, *options, app]
+    patience = ["--timeout", "300"]  # a million of anything takes time to load
+    return [sys.executable, "-m", "gunicorn", *where, *patience, *options, app]
 
 
 def gthread(app: str, port: int, threads: int = THREADS) -> list[str]:
@@ -100,10 +101,16 @@ def bare(provider: int, server: str, transport: str) -> AbstractContextManager[S
 
 
 @contextlib.contextmanager
-def gateway(provider: int, server: str, transport: str, kind: str = "memory") -> Iterator[Served]:
-    """The gateway on a kind of stores."""
+def gateway(
+    provider: int, server: str, transport: str, kind: str = "memory", *, crowded: bool = False
+) -> Iterator[Served]:
+    """The gateway on a kind of stores, with a million keys of others in them if ``crowded``."""
     with STORES[kind]() as (store, limiter):
         key = new_secret() if store == "memory" else governed.opened(store)
+        if crowded and store == "memory":
+            limiter = str(million.MANY)
+        elif crowded:
+            million.fill(store)
         environment = {"BENCHMARK_STORE": store, "BENCHMARK_LIMITER": limiter}
         app = "benchmarks.governed:app()"
         with _ours(app, provider, server, transport, key, environment) as served:
@@ -205,12 +212,12 @@ def portkey(provider: int) -> Iterator[Served]:
         "x-portkey-custom-host": f"http://127.0.0.1:{provider}/v1",
     }
     with free_port() as port:
-        command = ["node", str(_portkey_script(place)), f"--port={port}", "--headless"]
+        command = ["node", str(portkey_script(place)), f"--port={port}", "--headless"]
         with _answering(command, port, headers, {"NODE_ENV": "production"}) as served:
             yield served
 
 
-def _portkey_script(place: str) -> Path:
+def portkey_script(place: str) -> Path:
     """The script that starts it, of itself or of the folder it was installed into."""
     inside = "node_modules/@portkey-ai/gateway/build/start-server.js"
     path = Path(place)

@@ -8,13 +8,17 @@ from typing import Any
 from oneai_middleware import Gateway
 from oneai_middleware.accounts import NANO, Account, Limits
 from oneai_middleware.key_stores.cached import CachedKeyStore
+from oneai_middleware.rate_limiters.base import Claim, RateLimiter
+from oneai_middleware.rate_limiters.memory import MemoryRateLimiter
 
 ACCOUNT = "caller"
 LIMITS = {"rpm": 10**9, "tpm": 10**11, "concurrent": 10_000}
 DOLLARS = 1_000_000
 
 
-def gateway(*, provider: dict[str, Any], key: str, store: str, limiter: str) -> Gateway:
+def gateway(
+    *, provider: dict[str, Any], key: str, store: str, limiter: str | RateLimiter
+) -> Gateway:
     """A gateway over one provider; who has ``key`` may call, if the ``store`` is memory."""
     account = {
         "tier": "enterprise",
@@ -43,6 +47,14 @@ def opened(store: str) -> str:
     return keys.create(ACCOUNT)[1]
 
 
+def crowded(subjects: int) -> MemoryRateLimiter:
+    """A limiter that counts for so many others as well, each with a call under way."""
+    limiter = MemoryRateLimiter(lease=3600.0)
+    for number in range(subjects):
+        limiter.acquire(f"other{number}", [Claim(f"account:other{number}", Limits(**LIMITS))], 100)
+    return limiter
+
+
 def _provider() -> dict[str, Any]:
     provider = {"base_url": os.environ["BENCHMARK_PROVIDER"], "api_key": "upstream"}
     transport = os.environ["BENCHMARK_TRANSPORT"]
@@ -52,9 +64,10 @@ def _provider() -> dict[str, Any]:
 
 def app() -> Gateway:
     """The application of the server's process."""
+    limiter = os.environ["BENCHMARK_LIMITER"]
     return gateway(
         provider=_provider(),
         key=os.environ["BENCHMARK_KEY"],
-        store=os.environ.get("BENCHMARK_STORE", "memory"),
-        limiter=os.environ.get("BENCHMARK_LIMITER", "memory"),
+        store=os.environ["BENCHMARK_STORE"],
+        limiter=crowded(int(limiter)) if limiter.isdigit() else limiter,
     )

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .callers import Tally, call
+from .callers import PATIENCE, Tally, call
 from .processes import Served
 
 Figures = dict[str, float]
@@ -16,10 +16,7 @@ Figures = dict[str, float]
 
 
 class Measure(NamedTuple):
-    """One thing that is measured: what it is called, how, and what a server is asked for.
-
-    A paced stream lasts longer than its window: all are under way all the time.
-    """
+    """One thing that is measured: what it is called, and how."""
 
     name: str
     title: str
@@ -29,9 +26,14 @@ class Measure(NamedTuple):
 def taken(measure: Measure, served: Served, seconds: float) -> tuple[Figures, int]:
     """The figures of one window of so many seconds, and how much went wrong."""
     tally, figures = measure.take(served, seconds)
+    return figures, _said(tally)
+
+
+def _said(tally: Tally) -> int:
+    """How many errors there were; what they were goes to standard error."""
     for fault, times in tally.errors.items():
         print(f"  {times} x {fault}", file=sys.stderr)
-    return figures, tally.errors.total()
+    return tally.errors.total()
 
 
 def _answers(served: Served, seconds: float) -> tuple[Tally, Figures]:
@@ -69,18 +71,37 @@ def _paced(served: Served, seconds: float) -> tuple[Tally, Figures]:
 def at_pace(
     served: Served, seconds: float, *, callers: int, rate: int, spread: float
 ) -> tuple[Tally, Figures]:
-    """So many streams side by side, of so many pieces a second each."""
+    """So many streams side by side, of so many pieces a second each, all of them under way
+    all the time."""
     warm = spread + 0.5
     pieces = math.ceil((warm + seconds) * rate)
-    wish = f"{pieces} at {rate}"
     tally = asyncio.run(
-        call(served, wish, callers=callers, seconds=seconds, warm=warm, spread=spread)
+        call(
+            served,
+            f"{pieces} at {rate}",
+            callers=callers,
+            seconds=seconds,
+            warm=warm,
+            spread=spread,
+            patience=spread + PATIENCE,
+        )
     )
     return tally, {
         "p50_ms": percentile(tally.delays, 0.5) * 1000,
         "p99_ms": percentile(tally.delays, 0.99) * 1000,
         "cpu_us": _each(tally.cpu, tally.pieces),
     }
+
+
+def held(served: Served, seconds: float, streams: int) -> tuple[Figures, int]:
+    """So many streams that are held for so many seconds, two events a second each: what they
+    cost, and how many went wrong."""
+    asyncio.run(call(served, "answer", callers=16, seconds=1.0))
+    before = served.memory
+    tally, figures = at_pace(served, seconds, callers=streams, rate=2, spread=seconds / 2)
+    faults = _said(tally) + tally.unfinished
+    grown = (tally.memory - before) / streams
+    return {**figures, "kb_each": grown, "errors": faults}, faults
 
 
 def _each(seconds: float, count: int) -> float:

@@ -63,7 +63,12 @@ class Results:
     @classmethod
     def load(cls, path: Path) -> Self:
         """Those that were written down."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        for contenders in kept["figures"].values():
+            for rounds in contenders.values():
+                for name, values in rounds.items():
+                    rounds[name] = [math.nan if value is None else value for value in values]
+        return cls(**kept)
 
 
 def middle(values: list[float]) -> float:
