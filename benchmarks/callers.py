@@ -42,7 +42,7 @@ class Tally:
     since: float
     until: float
     answers: int = 0
-    pieces: int = 0
+    marks: int = 0
     times: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
     delays: list[float] = field(default_factory=list)
@@ -51,6 +51,11 @@ class Tally:
     cpu: float = 0.0
     memory: int = 0
     """Seconds that the server worked in the window, and KB that it had at its end."""
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces came; each has two marks."""
+        return self.marks // 2
 
     @property
     def seconds(self) -> float:
@@ -167,26 +172,29 @@ class StreamCaller(Caller):
         if not self._seen:
             self._received += data
         marks = data.count(b"@")
-        if marks:
+        if marks or self._split:
             self._note(data, marks, now)
         self._tail = data[-64:] if len(data) >= 64 else (self._tail + data)[-64:]
         if self._tail.endswith(LAST) or b"\r\n\r\n" in self._received and self._is_refused():
             self._answered(self._fault())
 
     def _note(self, data: bytes, marks: int, now: int) -> None:
-        if not self._seen:
+        if marks and not self._seen:
             self._tally.first.append(now / 1e9 - self._asked)
         self._seen += marks
         if not self._tally.has(now / 1e9):
             return
-        self._tally.pieces += marks // 2
-        if UNSTAMPED in data:
-            return
+        self._tally.marks += marks
         text, read = self._split + data, 0
+        self._split = b""
+        if UNSTAMPED in text:
+            return
         for stamp in STAMP.finditer(text):
-            self._tally.delays.append((now - int(stamp[1])) / 1e9)
             read = stamp.end()
-        self._split = text[read:] if b"@" in text[read:] else b""
+            if sent := int(stamp[1]):
+                self._tally.delays.append((now - sent) / 1e9)
+        if b"@" in text[read:]:
+            self._split = text[text.rindex(b"@") :]
 
     def _is_refused(self) -> bool:
         return not self._received.startswith(b"HTTP/1.1 200 ") and self._is_whole()
