@@ -62,7 +62,7 @@ def _measured(options: argparse.Namespace) -> Results:
         )
         competition.run(transports)
         competition.start(transports)
-        competition.hold(transports, seconds=5 * options.seconds)
+        competition.hold(transports, seconds=4 * options.seconds)
         if options.million:
             competition.crowd(transports[0])
     for name, cost in steps.costs(calls=500 if options.quick else 2_000).items():
