@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from . import contenders
-from .contenders import Absent, Start
+from .contenders import Start
 from .measures import ALONE, ANSWERS, FIRST, MEASURES, PACED, STREAMS, Figures, Measure, held, taken
 from .processes import Served
 from .results import Results
+from .servers import Absent
 
 DIRECTLY = (ALONE, FIRST, PACED)
 STORED = (ANSWERS, ALONE)
@@ -137,17 +138,30 @@ class Competition:
         for entrant in entrants:
             if not any(part in entrant.name for part in self._names):
                 continue
-            try:
-                served = stack.enter_context(entrant.start(self._provider))
-            except Absent as reason:
-                self._results.absent[entrant.name] = str(reason)
-                say(f"{entrant.name}: {reason}")
-                continue
-            present.append((entrant, served))
-            if served.session:
-                costs = {"s": served.start, "mb": served.memory / 1024}
-                self._note("start", entrant.name, costs)
+            served = self._started(stack, entrant)
+            if served is not None:
+                present.append((entrant, served))
         return present
+
+    def _started(self, stack: contextlib.ExitStack, entrant: Entrant) -> Served | None:
+        """Its server; none, with a note, if it is not here or fails: the others go on."""
+        try:
+            served = stack.enter_context(entrant.start(self._provider))
+        except Absent as reason:
+            self._leave_out(entrant, str(reason))
+            return None
+        except Exception as error:
+            self._leave_out(entrant, f"did not start: {type(error).__name__}: {error}")
+            self._results.errors += 1
+            return None
+        if served.session:
+            costs = {"s": served.start, "mb": served.memory / 1024}
+            self._note("start", entrant.name, costs)
+        return served
+
+    def _leave_out(self, entrant: Entrant, reason: str) -> None:
+        self._results.absent[entrant.name] = reason.partition("\n")[0]
+        say(f"{entrant.name}: {reason}")
 
     def _note(self, measure: str, name: str, figures: Figures, errors: int = 0) -> None:
         self._results.add(measure, name, figures)

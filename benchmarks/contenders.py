@@ -21,16 +21,12 @@ from oneai_middleware.secret import new_secret
 
 from . import callers, databases, governed, million, processes
 from .processes import Served
-from .servers import PATIENCE, free_port, redis, running
+from .servers import PATIENCE, Absent, free_port, redis, running
 
 TRANSPORTS = ("requests", "http.client")
 """The gateway's built-in ones, the default first; those that it does not know are left out."""
 
 THREADS = 64
-
-
-class Absent(Exception):
-    """What is needed for this contender is not here."""
 
 
 Start = Callable[[int], AbstractContextManager[Served]]

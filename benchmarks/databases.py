@@ -10,6 +10,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from .servers import Absent
+
 POSTGRESQL = "postgresql://postgres@127.0.0.1:5432/test"
 """Where it is looked for; ``ONEAI_BENCH_POSTGRESQL`` names another place."""
 
@@ -25,12 +27,15 @@ def sqlite() -> Iterator[str]:
 def postgresql() -> Iterator[str]:
     """A database on the server, as it is set.
 
-    :raises sqlalchemy.exc.OperationalError: there is no server.
+    :raises Absent: there is no server.
     """
     place = sa.make_url(os.environ.get("ONEAI_BENCH_POSTGRESQL", POSTGRESQL))
     server = place.set(drivername="postgresql+psycopg")
     name = f"oneai_benchmark_{os.getpid()}_{os.urandom(3).hex()}"
-    _run(server, f"CREATE DATABASE {name}")
+    try:
+        _run(server, f"CREATE DATABASE {name}")
+    except sa.exc.OperationalError as error:
+        raise Absent(f"no PostgreSQL: {type(error.orig).__name__}") from None
     try:
         yield place.set(database=name).render_as_string(hide_password=False)
     finally:

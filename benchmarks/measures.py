@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .callers import PATIENCE, Tally, call
+from .callers import Tally, call
 from .processes import Served
 
 Figures = dict[str, float]
@@ -17,7 +17,7 @@ Figures = dict[str, float]
 
 
 REST = 20.0
-"""Seconds that a server may take to notice that its callers have left."""
+"""Seconds that a server may take to come to an end, or to notice that its callers have left."""
 
 STARTS = 100
 """How many of the streams that are held begin in a second."""
@@ -103,7 +103,7 @@ def at_pace(
             seconds=seconds,
             warm=warm,
             spread=spread,
-            patience=spread + PATIENCE,
+            patience=spread + REST,
         )
     )
     return tally, {

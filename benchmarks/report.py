@@ -69,9 +69,10 @@ def report(results: Results) -> str:
 def _about(results: Results) -> str:
     about = results.about
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    faults = f" **Wrong or missing answers: {results.errors}.**" if results.errors else ""
     return (
         f"{about['date']}, on {about['machine']}; {about['rounds']} rounds of "
-        f"{about['seconds']:g} s each: {versions}."
+        f"{about['seconds']:g} s each: {versions}.{faults}"
     )
 
 

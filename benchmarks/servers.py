@@ -23,6 +23,10 @@ PATIENCE = 30.0
 """Seconds a server may take to do anything."""
 
 
+class Absent(Exception):
+    """What a benchmark could also measure is not installed here."""
+
+
 def _gthread(port: int, threads: int) -> list[str]:
     where = ["--bind", f"127.0.0.1:{port}", "--log-level", "warning"]
     return ["gunicorn", APP, *where, "-k", "gthread", "--threads", str(threads)]

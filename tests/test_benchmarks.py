@@ -99,21 +99,23 @@ def test_a_stream_that_is_not_what_was_asked_for_is_an_error(
     assert "503" in next(iter(hear(refusal).errors))
 
 
-def test_what_the_bare_relay_passes_on_is_counted(load: Callable[[str], Any]) -> None:
+def test_whoever_asks_a_bare_relay_gets_whole_answers(load: Callable[[str], Any]) -> None:
     call = load("callers").call
+    options = {"callers": 2, "seconds": 0.05, "warm": 0.0, "patience": 60.0}
     with (
         load("servers").started(["benchmarks.fast_provider"]) as said,
         load("contenders").bare(int(said.readline()), "gthread", "requests") as served,
     ):
-        answers = asyncio.run(call(served, "answer", callers=2, seconds=0.1, warm=0.0))
-        streams = asyncio.run(call(served, "5 at 0", callers=2, seconds=0.1, warm=0.0))
-        paced = asyncio.run(call(served, "5 at 50", callers=1, seconds=0.05, warm=0.0))
+        answers = asyncio.run(call(served, "answer", **options))
+        streams = asyncio.run(call(served, "5 at 0", **options))
+        paced = asyncio.run(call(served, "5 at 100", **options))
         assert served.memory > 1000
+    # Nobody leaves who has not had an answer to the end, however slow the machine is.
     for tally in (answers, streams, paced):
         assert not tally.errors
         assert not tally.unfinished
-    assert answers.answers == len(answers.times) > 0
-    assert streams.pieces >= 5 * streams.answers > 0
+    assert answers.answers == len(answers.times)
+    assert min(len(streams.first), len(paced.first)) >= 2
     assert all(delay > 0 for delay in paced.delays)
 
 
