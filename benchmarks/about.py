@@ -23,6 +23,7 @@ def about(**options: Any) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": f"{len(CORES)} cores, {_processor()}, {platform.system()}",
+        "load": round(os.getloadavg()[0], 1),
         "versions": {"Python": platform.python_version(), **_ours(), **_others()},
         **options,
     }

@@ -10,7 +10,8 @@ WIDTH, LABELS, NUMBERS = 760, 250, 80
 BAR, STEP, TITLE, GAP = 18, 26, 30, 18
 
 STYLE = """\
-text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
+text { font-family: system-ui, "Segoe UI", "DejaVu Sans", sans-serif; font-size: 13px; }
+text { fill: #1f2328; }
 .title { font-weight: 600; }
 .bar { fill: #8c959f; }
 .ours { fill: #0969da; }

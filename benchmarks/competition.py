@@ -100,11 +100,14 @@ class Competition:
                     with contextlib.ExitStack() as stack:
                         self._present(stack, [entrant])
 
-    def hold(self, transports: Sequence[str], seconds: float) -> None:
-        """Many streams at once, of one server after the other."""
+    def hold(
+        self, transports: Sequence[str], seconds: float, names: Sequence[str] = ("bare", "gateway")
+    ) -> None:
+        """Many streams at once, of one server after the other; ``names`` are whose."""
         for server, streams in STREAMS_HELD.items():
-            for transport in transports:
-                for entrant in _both(server, transport, ()):
+            entrants = [each for one in transports for each in _both(server, one, ())]
+            for entrant in entrants:
+                if entrant.name.startswith(tuple(names)):
                     with contextlib.ExitStack() as stack:
                         for _, served in self._present(stack, [entrant]):
                             self._note("held", entrant.name, *held(served, seconds, streams))

@@ -19,7 +19,7 @@ Figures = dict[str, float]
 REST = 20.0
 """Seconds that a server may take to come to an end, or to notice that its callers have left."""
 
-STARTS = 100
+STARTS = 200
 """How many of the streams that are held begin in a second."""
 
 

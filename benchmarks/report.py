@@ -39,15 +39,15 @@ COLUMNS = {
     "packages": "packages",
 }
 
-# In the chart, of the fastest transport; who is not ours comes in another colour.
+# In the chart, of the fastest transport, or the first; who is not ours has another colour.
 SHOWN = {
     "LiteLLM": "litellm",
     "Portkey": "portkey",
-    "oneai, PostgreSQL and Redis": "postgresql/gthread/requests",
-    "oneai, SQLite": "sqlite/gthread/requests",
-    "oneai, memory": "gateway/gthread/{}",
-    "oneai, memory, on granian": "gateway/granian/{}",
-    "bare relay": "bare/gthread/{}",
+    "oneai, PostgreSQL and Redis": "postgresql/gthread/{first}",
+    "oneai, SQLite": "sqlite/gthread/{first}",
+    "oneai, memory": "gateway/gthread/{best}",
+    "oneai, memory, on granian": "gateway/granian/{best}",
+    "bare relay": "bare/gthread/{best}",
 }
 OTHERS = ("litellm", "portkey", "bare")
 
@@ -71,8 +71,8 @@ def _about(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     faults = f" **Wrong or missing answers: {results.errors}.**" if results.errors else ""
     return (
-        f"{about['date']}, on {about['machine']}; {about['rounds']} rounds of "
-        f"{about['seconds']:g} s each: {versions}.{faults}"
+        f"{about['date']}, on {about['machine']}; other work made a load of {about['load']:g}. "
+        f"Rounds: {about['rounds']}, of {about['seconds']:g} s. {versions}.{faults}"
     )
 
 
@@ -151,8 +151,9 @@ def picture(results: Results) -> str:
 
 def _bars(results: Results, measure: str, shown: Mapping[str, str]) -> list[Bar]:
     """Those of ``shown`` who took part, by label, each with its median."""
-    best = fastest(results, results.about["transports"])
-    named = {label: name.format(best) for label, name in shown.items()}
+    transports = results.about["transports"]
+    best, first = fastest(results, transports), transports[0]
+    named = {label: name.format(best=best, first=first) for label, name in shown.items()}
     values = {label: results.median(measure, name, "per_s") for label, name in named.items()}
     return [
         Bar(label, value, not named[label].startswith(OTHERS))

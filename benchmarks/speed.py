@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--rounds", type=int, default=3, help="of every measure")
     parser.add_argument("--seconds", type=float, default=3.0, help="of every round")
-    parser.add_argument("--quick", action="store_true", help="one round of one second; not kept")
+    parser.add_argument("--quick", action="store_true", help="short and rough; not kept")
     parser.add_argument("--only", help="names, or parts of them, with commas between; not kept")
     parser.add_argument("--size", action="store_true", help="install the package and weigh it, too")
     parser.add_argument("--million", action="store_true", help="with a million keys, too")
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _measured(options: argparse.Namespace) -> Results:
     if options.quick:
-        options.rounds, options.seconds = 1, 1.0
+        options.rounds, options.seconds = 1, 0.5
     transports = contenders.transports()
     results = Results(about(rounds=options.rounds, seconds=options.seconds, transports=transports))
     processes.stay_off_its_core()
@@ -62,7 +62,10 @@ def _measured(options: argparse.Namespace) -> Results:
         )
         competition.run(transports)
         competition.start(transports)
-        competition.hold(transports, seconds=4 * options.seconds)
+        if options.quick:
+            competition.hold(transports[:1], seconds=2.0, names=["gateway"])
+        else:
+            competition.hold(transports, seconds=5 * options.seconds)
         if options.million:
             competition.crowd(transports[0])
     for name, cost in steps.costs(calls=500 if options.quick else 2_000).items():

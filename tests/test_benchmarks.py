@@ -137,6 +137,7 @@ def results(load: Callable[[str], Any]) -> Any:
     about = {
         "date": "2026-01-31",
         "machine": "2 cores",
+        "load": 0.1,
         "rounds": 3,
         "seconds": 3.0,
         "versions": {"Python": "3.11"},
