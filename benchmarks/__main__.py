@@ -1,13 +1,14 @@
-"""Run one benchmark. Its table goes to standard output, all else to standard error."""
+"""Run one benchmark: ``speed`` if none is named. Its table goes to standard output, all
+else to standard error."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from . import disconnects, limits
+from . import disconnects, limits, speed, steps
 
-BENCHMARKS = {"disconnects": disconnects, "limits": limits}
+BENCHMARKS = {"speed": speed, "steps": steps, "disconnects": disconnects, "limits": limits}
 
 
 def main() -> int:
@@ -18,7 +19,7 @@ def main() -> int:
         below = names.add_parser(name, help=benchmark.__doc__, description=benchmark.__doc__)
         benchmark.add_arguments(below)
         below.set_defaults(run=benchmark.run)
-    options = parser.parse_args()
+    options = parser.parse_args(sys.argv[1:] or ["speed"])
     status: int = options.run(options)
     return status
 

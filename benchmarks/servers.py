@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,10 @@ APP = "benchmarks.served:app"
 LIMITED_APP = "benchmarks.limited:app"
 PATIENCE = 30.0
 """Seconds a server may take to do anything."""
+
+
+class Absent(Exception):
+    """What a benchmark could also measure is not installed here."""
 
 
 def _gthread(port: int, threads: int) -> list[str]:
@@ -62,7 +67,7 @@ class Running:
 @contextlib.contextmanager
 def provider() -> Iterator[Running]:
     """The scripted provider."""
-    with _started(["benchmarks.provider"]) as said:
+    with started(["benchmarks.provider"]) as said:
         yield Running(int(said.readline()), said)
 
 
@@ -76,21 +81,21 @@ def gateway(
         "BENCHMARK_KEY": key,
         "BENCHMARK_PROVIDER": f"http://127.0.0.1:{provider.port}/v1",
     }
-    with _port() as port, _started(SERVERS[kind](port, threads), environment) as said:
-        _await_listening(port)
-        running = Running(port, said)
-        running.get("/oneai/health")  # gunicorn listens before it has loaded the app
-        yield running
+    with free_port() as port, started(SERVERS[kind](port, threads), environment) as said:
+        await_listening(port)
+        server = Running(port, said)
+        server.get("/oneai/health")  # gunicorn listens before it has loaded the app
+        yield server
 
 
 @contextlib.contextmanager
 def redis() -> Iterator[int]:
     """A Redis that keeps nothing; its port."""
     quietly = ["--save", "", "--loglevel", "warning"]
-    with _port() as port:
+    with free_port() as port:
         command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), *quietly]
-        with _running(command):
-            _await_listening(port)
+        with running(command):
+            await_listening(port)
             yield port
 
 
@@ -98,18 +103,19 @@ def redis() -> Iterator[int]:
 def limited(workers: int, threads: int, environment: dict[str, str]) -> Iterator[Running]:
     """A master of gunicorn and its workers, which serve an account that has limits."""
     share = ["-k", "gthread", "--workers", str(workers), "--threads", str(threads)]
-    with _port() as port:
+    with free_port() as port:
         where = ["--bind", f"127.0.0.1:{port}", "--log-level", "warning"]
-        with _started(["gunicorn", LIMITED_APP, *where, *share], environment) as said:
-            _await_listening(port)
-            running = Running(port, said)
-            running.get("/health")
-            yield running
+        with started(["gunicorn", LIMITED_APP, *where, *share], environment) as said:
+            await_listening(port)
+            server = Running(port, said)
+            server.get("/health")
+            yield server
 
 
 @contextlib.contextmanager
-def _port() -> Iterator[int]:
-    # Bound, but not listening: nobody else gets the port, and the server may.
+def free_port() -> Iterator[int]:
+    """A port that nobody else gets, and a server may."""
+    # Bound, but not listening.
     with socket.socket() as place:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(("127.0.0.1", 0))
@@ -117,30 +123,47 @@ def _port() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _started(module: list[str], environment: dict[str, str] | None = None) -> Iterator[IO[str]]:
-    with _running([sys.executable, "-m", *module], environment) as said:
-        yield said
+def started(module: list[str], environment: dict[str, str] | None = None) -> Iterator[IO[str]]:
+    """What a module of ours says that runs in a process of its own."""
+    with running([sys.executable, "-m", *module], environment) as process:
+        assert process.stdout is not None
+        yield process.stdout
 
 
 @contextlib.contextmanager
-def _running(command: list[str], environment: dict[str, str] | None = None) -> Iterator[IO[str]]:
+def running(
+    command: list[str],
+    environment: dict[str, str] | None = None,
+    *,
+    output: int = subprocess.PIPE,
+    core: int | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own, on one core if ``core`` names it.
+
+    Whoever starts a server that talks gives another ``output``: nobody reads the pipe.
+    """
     process = subprocess.Popen(
         command,
         cwd=ROOT,
         env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE,
+        stdout=output,
+        stderr=None if output == subprocess.PIPE else subprocess.STDOUT,
         text=True,
         start_new_session=True,  # so that its workers end with it
+        preexec_fn=None if core is None else functools.partial(os.sched_setaffinity, 0, {core}),
     )
-    assert process.stdout is not None
     try:
-        yield process.stdout
+        yield process
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
-def _await_listening(port: int) -> None:
+def await_listening(port: int) -> None:
+    """Wait until something listens there."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
