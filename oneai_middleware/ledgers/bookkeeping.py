@@ -10,7 +10,6 @@ account, which all of its calls need.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -26,6 +25,7 @@ from ..errors import (
     KeyBudgetExhausted,
     ReferenceConflict,
 )
+from ..transactions import BrokenOff, in_one
 from .audit import faults
 from .base import (
     ABANDONED,
@@ -37,14 +37,12 @@ from .base import (
     check_top_up,
     check_total,
 )
-from .books import Books, BrokenOff, Duplicate, Hold, Spending
+from .books import Books, Duplicate, Hold, Spending
 
 T = TypeVar("T")
 
 SWEEPING = 0.5
 """Seconds in which a call that finds no money looks for some that lost calls hold."""
-TRIES = 5
-"""How often a transaction is begun that the database breaks off."""
 LOOKS = 10
 """How often it is tried to take exactly what is there while others change it."""
 
@@ -142,11 +140,7 @@ class BookkeepingLedger(Ledger):
 
     def _run(self, act: Callable[[Books], T]) -> T:
         """Do ``act`` in one transaction, and again if that was broken off."""
-        for _ in range(TRIES - 1):
-            with contextlib.suppress(BrokenOff), self.begin() as books:
-                return act(books)
-        with self.begin() as books:
-            return act(books)
+        return in_one(self.begin, act)
 
     def _sweep_some(self, account: str) -> bool:
         """Settle lost calls of the account while somebody waits; whether there were any.

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from ..errors import StoreUnavailable
 from .base import Balance, Entry
 
 
@@ -121,7 +120,3 @@ class Books(Protocol):
 
 class Duplicate(Exception):
     """A row of this name has been written by somebody else meanwhile."""
-
-
-class BrokenOff(StoreUnavailable):
-    """The database undid a transaction in favour of another: it may be begun again."""
