@@ -91,8 +91,9 @@ class Database:
             with self._writer().transaction() as connection:
                 yield connection
         else:
-            with self.engine.connect() as connection, connection.begin():
+            with self.engine.connect() as connection:
                 yield connection
+                connection.commit()
 
     def run(self, act: Callable[[sa.Connection], T]) -> T:
         """Do ``act`` in a :meth:`transaction`, and again if that was broken off."""
@@ -134,11 +135,11 @@ class Database:
     def _prepare(self) -> None:
         """See to the tables, once in every process. No lock is held: where the database
         is down, one after the other would wait for it."""
-        from .schema import newest, version
-
         prepared = self._prepared()
         if prepared.is_set():
             return
+        from .schema import newest, version
+
         if self.kind == "sqlite":
             self._upgrade(self.engine, PATIENCE)  # which a call may be waiting for
         elif (found := version(self.engine)) != newest():

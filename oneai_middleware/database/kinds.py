@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _check_time(connection: sa.Connection, *_: Any) -> None:
 
 
 _POOL = {
-    "pool_pre_ping": True,  # but for PostgreSQL, which see
+    "pool_pre_ping": True,
     "pool_size": 5,
     "max_overflow": 20,
     "pool_timeout": PATIENCE,
@@ -148,9 +149,20 @@ def insertion(kind: str, table: sa.Table) -> Any:
 def is_written(connection: sa.Connection, statement: Prepared, values: Mapping[str, Any]) -> bool:
     """Run an :func:`insertion`; whether it wrote a row."""
     try:
-        return statement.run(connection, **values).rowcount > 0
-    except IntegrityError:
+        return statement.count(connection, values) > 0
+    except (IntegrityError, sqlite3.IntegrityError):
         return False
+
+
+@contextlib.contextmanager
+def alone(connection: sa.Connection) -> Iterator[None]:
+    """Let every statement be a transaction of its own in PostgreSQL, before one is begun."""
+    connection.execution_options(oneai_reading=True)  # which needs no beginning
+    try:
+        yield
+    finally:
+        connection.rollback()
+        connection.execution_options(oneai_reading=False)
 
 
 def is_passing(error: BaseException | None) -> bool:
@@ -170,7 +182,7 @@ def _busy(patient: bool) -> float:
 
 
 def _sqlite_options(url: sa.URL, patient: bool) -> dict[str, Any]:
-    return {"connect_args": {"timeout": _busy(patient)}}
+    return {"connect_args": {"timeout": _busy(patient)}, "pool_pre_ping": False}
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, record: Any) -> None:
@@ -181,18 +193,25 @@ def _set_up_sqlite(connection: sqlite3.Connection, record: Any) -> None:
 
 def _begin_sqlite(patience: float, connection: sa.Connection) -> None:
     raw: Any = connection.connection.driver_connection
+    if raw.in_transaction:  # which we began for several at once
+        return
     if connection.get_execution_options().get("oneai_reading"):
         raw.execute("BEGIN")
-        return
+    else:
+        begin_to_write(raw, patience)
+
+
+def begin_to_write(connection: sqlite3.Connection, patience: float = BUSY) -> None:
+    """Begin a transaction when nobody else writes to the file."""
     # One that reads first and then writes would find that others wrote meanwhile. And
     # while SQLite waits by itself, nothing else runs in a worker of gevent's.
-    raw.execute("PRAGMA busy_timeout=0")
+    connection.execute("PRAGMA busy_timeout=0")
     end = time.monotonic() + patience
     try:
-        while not _has_begun(raw, at_last=is_late() or time.monotonic() > end):
+        while not _has_begun(connection, at_last=is_late() or time.monotonic() > end):
             time.sleep(random.uniform(0.0, 0.004))  # who came first is not overtaken for ever
     finally:
-        raw.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
 
 
 def _has_begun(connection: sqlite3.Connection, *, at_last: bool) -> bool:

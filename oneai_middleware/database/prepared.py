@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,17 +22,29 @@ class Prepared:
     def __init__(self, statement: ClauseElement, *names: str) -> None:
         self._statement = statement
         self._names = names
+        self._rendered: tuple[str, Sequence[str] | None] | None = None
 
-    def run(self, connection: sa.Connection, **values: Any) -> sa.CursorResult[Any]:
-        """Execute it with the values of all its names."""
-        text, order = self._rendered(connection.dialect)
-        given: Any = tuple([values[name] for name in order]) if order is not None else values
+    def count(self, connection: sa.Connection, values: Mapping[str, Any]) -> int:
+        """How many rows it has changed."""
+        count: int = self._run(connection, values).rowcount
+        return count
+
+    def row(self, connection: sa.Connection, values: Mapping[str, Any]) -> Sequence[Any] | None:
+        """The row that it gives, if there is one."""
+        row: Sequence[Any] | None = self._run(connection, values).fetchone()
+        return row
+
+    def _run(self, connection: sa.Connection, values: Mapping[str, Any]) -> Any:
+        text, order = self._rendered or self._render(connection.dialect)
+        given: Any = values if order is None else tuple([values[name] for name in order])
+        if connection.dialect.name == "sqlite":
+            # No server is far away or gets lost: what SQLAlchemy sees to would take longest.
+            return connection.connection.driver_connection.execute(text, given)  # type: ignore[union-attr]
         return connection.exec_driver_sql(text, given, _COUNTED)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - a handful of them live as long as the process
-    def _rendered(self, dialect: sa.Dialect) -> tuple[str, Sequence[str] | None]:
+    def _render(self, dialect: sa.Dialect) -> tuple[str, Sequence[str] | None]:
         """Its text, and the names in their order where the driver wants them in a row."""
-        compiled: Any = self._statement.compile(
-            dialect=dialect, column_keys=list(self._names) or None
-        )
-        return compiled.string, compiled.positiontup
+        names = list(self._names) or None
+        compiled: Any = self._statement.compile(dialect=dialect, column_keys=names)
+        self._rendered = compiled.string, compiled.positiontup
+        return self._rendered

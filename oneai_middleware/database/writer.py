@@ -12,9 +12,11 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import sqlalchemy as sa
 
+from .kinds import begin_to_write
 from .patience import time_left
 
 MOST = 64
@@ -90,11 +92,12 @@ class _Group:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+        self._raw: Any = connection.connection.driver_connection
         self._size = 0
         self._error: BaseException | None = None
         self._ended = threading.Event()
         try:
-            self._transaction = connection.begin()
+            begin_to_write(self._raw)
         except BaseException:
             connection.close()
             raise
@@ -102,31 +105,34 @@ class _Group:
     @property
     def has_room(self) -> bool:
         """Whether another can join."""
-        return self._size < MOST and self._transaction.is_active
+        return self._size < MOST and self._raw.in_transaction and self._error is None
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[sa.Connection]:
         """One more writes in here. What they did is undone if anything is raised."""
         is_first = self._size == 0
         if not is_first:
-            self._execute("SAVEPOINT one")
+            self._raw.execute("SAVEPOINT one")
         try:
             yield self._connection
         except BaseException:
-            if is_first:
-                self._transaction.rollback()
-            else:
-                self._execute("ROLLBACK TO one")
+            self._undo("ROLLBACK" if is_first else "ROLLBACK TO one")
             raise
         if not is_first:
-            self._execute("RELEASE one")
+            self._raw.execute("RELEASE one")
         self._size += 1
+
+    def _undo(self, statement: str) -> None:
+        try:
+            self._raw.execute(statement)
+        except sqlite3.Error as error:  # SQLite has undone by itself all that there was
+            self._error = error
 
     def end(self) -> None:
         """Commit for all. What goes wrong is everybody's."""
         try:
-            if self._transaction.is_active:
-                self._transaction.commit()
+            if self._size and self._error is None:
+                self._raw.execute("COMMIT")
         except BaseException as error:
             self._error = error
             raise
@@ -139,12 +145,3 @@ class _Group:
         self._ended.wait()
         if self._error is not None:
             raise self._error
-
-    def _execute(self, statement: str) -> None:
-        """Do something about a savepoint: if it is gone, SQLite has undone all there was."""
-        try:
-            self._connection.exec_driver_sql(statement)
-        except BaseException as error:
-            self._error = error
-            self._transaction.rollback()
-            raise

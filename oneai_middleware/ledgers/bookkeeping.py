@@ -162,6 +162,8 @@ class BookkeepingLedger(Ledger):
 def _hold(books: Books, call: Hold, least: int, most: int, lease: float) -> int:
     """Open a hold of up to ``most``; its size."""
     opened = _sized(call, most)
+    if least <= most and books.open_at_once(opened, lease):
+        return most
     books.open(opened, lease)
     size = _reserve(books, call, least, most)
     if size is None:
@@ -246,6 +248,9 @@ def _room_of_key(books: Books, call: Hold) -> int:
 
 def _settle(books: Books, entry: Entry) -> Entry:
     """Charge what ``entry`` costs and the account has, and write the row."""
+    settled = books.settle_at_once(entry)
+    if settled is not None:
+        return settled
     hold = books.take(entry.request_id)
     if hold is not None:
         return _write(books, entry, hold)

@@ -9,18 +9,20 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from ..database.engine import Database, database_at
-from ..database.kinds import insert, is_written
+from ..database.kinds import alone, insert, is_written
 from ..database.prepared import Prepared
 from ..database.tables import BALANCES, ENTRIES, HOLDS, SPENDING, TOP_UPS
 from ..errors import ConfigurationError
 from ..protocol import json
+from .at_once import holding, settling
 from .audit import faults
 from .base import Balance, Entry, UsageRow, check_no_balances
 from .bookkeeping import BookkeepingLedger
 from .books import Books, Duplicate, Hold, Spending, Sum
-from .statements import statements
+from .statements import HELD, statements
 
 MICRO = 1_000_000
 UNBOUND = 2**63 - 1
@@ -113,9 +115,18 @@ class _SQLBooks:
 
     def now(self) -> float:
         if self._read is None:
-            asked = sa.select(self._statements.now)
-            self._read = int(self._connection.execute(asked, self._time()).scalar_one())
+            self._read = _micro(self._clock()) if self._clock else self._asked_clock()
         return self._read / MICRO
+
+    def _asked_clock(self) -> int:
+        with alone(self._connection) if self._can_be_alone else contextlib.nullcontext():
+            return int(self._connection.execute(sa.select(self._statements.now)).scalar_one())
+
+    @property
+    def _can_be_alone(self) -> bool:
+        """Whether a statement can be a transaction of its own, which is none of another."""
+        connection = self._connection
+        return connection.dialect.name == "postgresql" and not connection.in_transaction()
 
     def _time(self) -> dict[str, Any]:
         """The time for a statement, unless that asks the database's clock."""
@@ -168,7 +179,7 @@ class _SQLBooks:
         its = {f"its_{name}": value for name, value in names.items()}
         more = {f"more_{name}": figure for name, figure in change.items()}
         values = {**its, **more, **room}
-        if update.run(self._connection, **values).rowcount:
+        if update.count(self._connection, values):
             return True
         if not fits or min(change.values()) < 0:
             return False
@@ -176,52 +187,65 @@ class _SQLBooks:
         if missing and insert(self._connection, table, {**names, **change}):
             return True
         # Somebody may have been faster to make it.
-        return update.run(self._connection, **values).rowcount > 0
+        return update.count(self._connection, values) > 0
 
     # --- holds ------------------------------------------------------------------
 
     def open(self, hold: Hold, lease: float) -> None:
-        draft = hold.draft
-        row = {
-            "request_id": draft.request_id,
-            "account": draft.account,
-            "key": draft.key,
-            "amount": hold.amount,
-            "counted": hold.counted,
-            "budget_window": hold.window,
-            "budget": hold.budget,
-            "draft": _packed(draft),
+        id = hold.draft.request_id
+        values = {
+            **_row_of(hold),
+            "its_request_id": id,
+            "lease": _micro(lease),
+            **self._time(),
         }
-        values = {**row, "its_request_id": draft.request_id, "lease": _micro(lease), **self._time()}
         if not is_written(self._connection, self._statements.open, values):
-            raise Duplicate(draft.request_id)
+            raise Duplicate(id)
+
+    def open_at_once(self, hold: Hold, lease: float) -> bool:
+        most = UNBOUND if hold.budget is None else hold.budget - hold.counted
+        now = self._time().get("now")
+        row = self._at_once(*holding(_row_of(hold), _micro(lease), most, now))
+        return row is not None
+
+    def settle_at_once(self, entry: Entry) -> Entry | None:
+        row = self._at_once(*settling(entry, self._time().get("now")))
+        return None if row is None else entry._replace(settled_at=_datetime(row.settled_at))
+
+    def _at_once(self, text: str, values: Mapping[str, Any]) -> Any:
+        """What the statement gives, a row, or ``None`` if it has done nothing."""
+        if not self._can_be_alone:
+            return None
+        with alone(self._connection):
+            try:
+                return self._connection.exec_driver_sql(text, values).one_or_none()
+            except IntegrityError:
+                return None
 
     def renew(self, draft: Entry, lease: float) -> Hold | None:
-        renewed = self._statements.renew.run(
-            self._connection,
-            its_request_id=draft.request_id,
-            new_draft=_packed(draft),
-            lease=_micro(lease),
+        values = {
+            "its_request_id": draft.request_id,
+            "new_draft": _packed(draft),
+            "lease": _micro(lease),
             **self._time(),
-        )
-        if not renewed.rowcount:
+        }
+        if not self._statements.renew.count(self._connection, values):
             return None
         its = HOLDS.c.request_id == draft.request_id
-        return _hold(self._connection.execute(sa.select(HOLDS).where(its)).one())
+        return _hold(*self._connection.execute(sa.select(*HELD).where(its)).one())
 
     def enlarge(self, request_id: str, amount: int, counted: int) -> None:
         enlarged = sa.update(HOLDS).where(HOLDS.c.request_id == request_id)
         self._connection.execute(enlarged.values(amount=amount, counted=counted))
 
     def take(self, request_id: str) -> Hold | None:
-        taken = self._statements.take.run(
-            self._connection, its_request_id=request_id, **self._time()
-        )
-        row = taken.one_or_none()
+        values = {"its_request_id": request_id, **self._time()}
+        row = self._statements.take.row(self._connection, values)
         if row is None:
             return None
-        self._read = int(row.now)
-        return _hold(row)
+        *hold, now = row
+        self._read = int(now)
+        return _hold(*hold)
 
     def take_lost(self, account: str | None) -> Hold | None:
         chosen = sa.select(HOLDS.c.request_id).where(*self._lost(account))
@@ -322,11 +346,25 @@ def _packed(draft: Entry) -> str:
     return json.encode({**draft._asdict(), "settled_at": None}).decode()
 
 
-def _hold(row: Any) -> Hold:
+def _row_of(hold: Hold) -> dict[str, Any]:
+    draft = hold.draft
+    return {
+        "request_id": draft.request_id,
+        "account": draft.account,
+        "key": draft.key,
+        "amount": hold.amount,
+        "counted": hold.counted,
+        "budget_window": hold.window,
+        "budget": hold.budget,
+        "draft": _packed(draft),
+    }
+
+
+def _hold(packed: str, amount: int, counted: int, window: str, budget: int | None) -> Hold:
     """The hold in a row, also in one that a newer version of this package has written."""
-    draft = json.decode(row.draft.encode())
+    draft = json.decode(packed.encode())
     known = {name: draft[name] for name in Entry._fields if name in draft}
-    return Hold(Entry(**known), row.amount, row.counted, row.budget_window, row.budget)
+    return Hold(Entry(**known), amount, counted, window, budget)
 
 
 def _columns(entry: Entry) -> dict[str, Any]:
@@ -337,8 +375,11 @@ def _columns(entry: Entry) -> dict[str, Any]:
 
 def _entry(row: Any) -> Entry:
     values = {name: getattr(row, name) for name in Entry._fields}
-    at = datetime.fromtimestamp(row.settled_at // MICRO, UTC)
-    return Entry(**{**values, "settled_at": at.replace(microsecond=row.settled_at % MICRO)})
+    return Entry(**{**values, "settled_at": _datetime(row.settled_at)})
+
+
+def _datetime(micro: int) -> datetime:
+    return datetime.fromtimestamp(micro // MICRO, UTC).replace(microsecond=micro % MICRO)
 
 
 def _micro(seconds: float) -> int:

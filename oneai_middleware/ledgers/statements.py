@@ -13,6 +13,9 @@ from ..database.tables import BALANCES, ENTRIES, HOLDS, SPENDING
 from .base import Balance
 from .books import Spending
 
+HELD = HOLDS.c["draft", "amount", "counted", "budget_window", "budget"]
+"""What a hold is read from."""
+
 
 class Statements:
     """The statements for one ``kind`` of database. Where its own clock is not asked, each
@@ -29,7 +32,7 @@ class Statements:
             .values(draft=sa.bindparam("new_draft"), expires=expires)
         )
         self.take = Prepared(
-            sa.delete(HOLDS).where(its_hold).returning(*HOLDS.c, self.now.label("now"))
+            sa.delete(HOLDS).where(its_hold).returning(*HELD, self.now.label("now"))
         )
         self.move = Prepared(
             sa.update(BALANCES)
