@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -20,7 +19,7 @@ from ..transactions import BrokenOff, in_one
 from .kinds import (
     TooLate,
     abandon,
-    check_driver,
+    driver_of,
     is_passing,
     make_engine,
     patience_of,
@@ -43,7 +42,7 @@ class Database:
 
     def __init__(self, url: str | sa.URL) -> None:
         self.url = read_url(url)
-        check_driver(self.url)
+        self._failures = SQLAlchemyError, driver_of(self.url).Error
         self.kind = self.url.get_backend_name()
         self._made: tuple[int, sa.Engine] | None = None
         self._making = PerProcess(threading.Lock)
@@ -157,12 +156,12 @@ class Database:
             yield
         except TooLate as error:
             raise _unusable(f"{self.kind}: it answers too slowly") from error
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except self._failures as error:
             cause = getattr(error, "orig", None) or error
             words = " ".join(str(cause).split())[:300]
             if self.url.password:
                 words = words.replace(str(self.url.password), "***")
-            kind = BrokenOff if is_passing(error) else StoreUnavailable
+            kind = BrokenOff if is_passing(cause) else StoreUnavailable
             raise _unusable(f"{self.kind}: {type(cause).__name__}: {words}", kind) from error
 
 

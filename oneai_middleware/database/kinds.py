@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import IntegrityError, NoSuchModuleError
 
 from ..errors import ConfigurationError
 from .patience import ABANDONED, BUSY, PATIENCE, SILENCE, is_late
@@ -61,13 +60,13 @@ def _file_url(url: sa.URL) -> sa.URL:
     return url if file.startswith("file:") else url.set(database=str(Path(file).absolute()))
 
 
-def check_driver(url: sa.URL) -> None:
-    """See that the driver for ``url`` can be imported.
+def driver_of(url: sa.URL) -> Any:
+    """The module of the driver for ``url``.
 
-    :raises ConfigurationError: it cannot.
+    :raises ConfigurationError: it cannot be imported.
     """
     try:
-        url.get_dialect().import_dbapi()
+        return url.get_dialect().import_dbapi()
     except (NoSuchModuleError, ImportError) as error:
         kind = url.get_backend_name()
         raise ConfigurationError(
@@ -154,23 +153,11 @@ def is_written(connection: sa.Connection, statement: Prepared, values: Mapping[s
         return False
 
 
-@contextlib.contextmanager
-def alone(connection: sa.Connection) -> Iterator[None]:
-    """Let every statement be a transaction of its own in PostgreSQL, before one is begun."""
-    connection.execution_options(oneai_reading=True)  # which needs no beginning
-    try:
-        yield
-    finally:
-        connection.rollback()
-        connection.execution_options(oneai_reading=False)
-
-
-def is_passing(error: BaseException | None) -> bool:
-    """Whether the database broke a transaction off only because another was in its way."""
-    if not isinstance(error, DBAPIError) or error.orig is None:
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    number = error.orig.args[0] if error.orig.args else None
+def is_passing(error: Exception) -> bool:
+    """Whether the database broke a transaction off only because another was in its way.
+    ``error`` is the driver's."""
+    state = getattr(error, "sqlstate", None)
+    number = error.args[0] if error.args else None
     return state in ("40001", "40P01") or number in (1213, 1020)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
 import psycopg
@@ -42,6 +42,15 @@ class ImpatientConnection(psycopg.Connection[Any]):
         except psycopg.Error:
             return False
         return True
+
+    def at_once(self, text: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The row that a statement gives, which is a transaction of its own; ``None`` if it
+        gives none, or breaks a rule of its tables and so does nothing."""
+        try:
+            row: tuple[Any, ...] | None = self.execute(text, values).fetchone()
+        except psycopg.IntegrityError:
+            return None
+        return row
 
     def _has_something_to_read(self) -> bool:
         looking = select.poll()

@@ -92,7 +92,8 @@ class _Group:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self._raw: Any = connection.connection.driver_connection
+        raw: Any = connection.connection.driver_connection
+        self._raw: sqlite3.Connection = raw
         self._size = 0
         self._error: BaseException | None = None
         self._ended = threading.Event()

@@ -19,6 +19,9 @@ Statement = tuple[str, dict[str, Any]]
 
 _NOW = "coalesce(%(now)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 
+ASKING: Statement = f"SELECT {_NOW}", {"now": None}
+"""What asks for the time."""
+
 _HOLD = f"""
 WITH key_row AS (
     {{key_row}}

@@ -9,15 +9,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from ..database.engine import Database, database_at
-from ..database.kinds import alone, insert, is_written
+from ..database.kinds import insert, is_written
 from ..database.prepared import Prepared
 from ..database.tables import BALANCES, ENTRIES, HOLDS, SPENDING, TOP_UPS
 from ..errors import ConfigurationError
 from ..protocol import json
-from .at_once import holding, settling
+from .at_once import ASKING, holding, settling
 from .audit import faults
 from .base import Balance, Entry, UsageRow, check_no_balances
 from .bookkeeping import BookkeepingLedger
@@ -119,14 +118,10 @@ class _SQLBooks:
         return self._read / MICRO
 
     def _asked_clock(self) -> int:
-        with alone(self._connection) if self._can_be_alone else contextlib.nullcontext():
-            return int(self._connection.execute(sa.select(self._statements.now)).scalar_one())
-
-    @property
-    def _can_be_alone(self) -> bool:
-        """Whether a statement can be a transaction of its own, which is none of another."""
-        connection = self._connection
-        return connection.dialect.name == "postgresql" and not connection.in_transaction()
+        row = self._at_once(*ASKING)  # so that another can still follow at once
+        if row is None:
+            row = self._connection.execute(sa.select(self._statements.now)).one()
+        return int(row[0])
 
     def _time(self) -> dict[str, Any]:
         """The time for a statement, unless that asks the database's clock."""
@@ -210,17 +205,15 @@ class _SQLBooks:
 
     def settle_at_once(self, entry: Entry) -> Entry | None:
         row = self._at_once(*settling(entry, self._time().get("now")))
-        return None if row is None else entry._replace(settled_at=_datetime(row.settled_at))
+        return None if row is None else entry._replace(settled_at=_datetime(row[0]))
 
     def _at_once(self, text: str, values: Mapping[str, Any]) -> Any:
-        """What the statement gives, a row, or ``None`` if it has done nothing."""
-        if not self._can_be_alone:
+        """The row that a statement gives, or ``None`` if it has done nothing."""
+        connection = self._connection
+        if connection.dialect.name != "postgresql" or connection.in_transaction():
             return None
-        with alone(self._connection):
-            try:
-                return self._connection.exec_driver_sql(text, values).one_or_none()
-            except IntegrityError:
-                return None
+        raw: Any = connection.connection.driver_connection
+        return raw.at_once(text, values)
 
     def renew(self, draft: Entry, lease: float) -> Hold | None:
         values = {
