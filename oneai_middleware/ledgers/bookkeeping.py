@@ -23,7 +23,6 @@ from ..errors import (
     HoldLost,
     InsufficientBalance,
     KeyBudgetExhausted,
-    ReferenceConflict,
 )
 from ..transactions import BrokenOff, in_one
 from .audit import faults
@@ -38,6 +37,7 @@ from .base import (
     check_total,
 )
 from .books import Books, Duplicate, Hold, Spending
+from .refusals import booked_otherwise, held_before, no_room, used_up
 
 T = TypeVar("T")
 
@@ -81,9 +81,7 @@ class BookkeepingLedger(Ledger):
                     raise
                 return self._run(act)
         except Duplicate:
-            raise ValueError(
-                f"request {draft.request_id!r} has a hold or an entry already"
-            ) from None
+            raise held_before(draft.request_id) from None
 
     def checkpoint(self, draft: Entry, *, lease: float) -> None:
         check_cost(draft)
@@ -98,7 +96,7 @@ class BookkeepingLedger(Ledger):
             return True  # it has been settled meanwhile
 
         if not self._run(act):
-            raise InsufficientBalance("The balance of this account is used up.")
+            raise used_up()
 
     def settle(self, entry: Entry) -> Entry:
         check_cost(entry)
@@ -118,10 +116,7 @@ class BookkeepingLedger(Ledger):
         except Duplicate:
             booked = self._run(lambda books: books.top_up(reference))
         if booked != (account, amount):
-            raise ReferenceConflict(
-                f"top-up reference {reference!r} was booked with another amount "
-                "or for another account"
-            )
+            raise booked_otherwise(reference)
         return False
 
     def balance(self, account: str) -> Balance:
@@ -201,15 +196,11 @@ def _reserve(books: Books, call: Hold, least: int, most: int) -> int | None:
 
 
 def _refusal(books: Books, call: Hold, least: int) -> APIError:
-    """Why there is no room: for want of money, or of patience."""
     balance = books.balance(call.draft.account)
-    if call.draft.prepaid and balance.available + balance.held < least:
-        return InsufficientBalance("The balance of this account does not cover the request.")
-    if call.budget is not None and call.budget - _spending(books, call).spent < least:
-        return KeyBudgetExhausted("The budget of this API key does not cover the request.")
-    return BalanceOnHold(
-        "The balance is on hold for other requests that are still running. Try again in 1s.",
-        retry_after=1,
+    return no_room(
+        least,
+        owned=balance.available + balance.held if call.draft.prepaid else None,
+        unspent=None if call.budget is None else call.budget - _spending(books, call).spent,
     )
 
 
