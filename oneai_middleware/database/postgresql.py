@@ -53,6 +53,8 @@ class ImpatientConnection(psycopg.Connection[Any]):
         return row
 
     def _has_something_to_read(self) -> bool:
+        if not hasattr(select, "poll"):  # as in Windows
+            return True
         looking = select.poll()
         looking.register(self.fileno(), select.POLLIN)
         return bool(looking.poll(0))
