@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -16,13 +15,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import StoreUnavailable
 from ..per_process import PerProcess
-from .kinds import TooLate, abandon, check_driver, is_passing, make_engine, read_url
+from ..transactions import BrokenOff, in_one
+from .kinds import (
+    TooLate,
+    abandon,
+    driver_of,
+    is_passing,
+    make_engine,
+    patience_of,
+    read_url,
+)
 from .patience import PATIENCE, within
+from .writer import Writer
 
 T = TypeVar("T")
-
-TRIES = 5
-"""How often a transaction is begun that the database breaks off in favour of another."""
 
 
 class Database:
@@ -36,11 +42,12 @@ class Database:
 
     def __init__(self, url: str | sa.URL) -> None:
         self.url = read_url(url)
-        check_driver(self.url)
+        self._failures = SQLAlchemyError, driver_of(self.url).Error
         self.kind = self.url.get_backend_name()
         self._made: tuple[int, sa.Engine] | None = None
         self._making = PerProcess(threading.Lock)
         self._prepared = PerProcess(threading.Event)
+        self._writer = PerProcess(lambda: Writer(lambda: self.engine.connect()))
 
     @property
     def engine(self) -> sa.Engine:
@@ -60,7 +67,7 @@ class Database:
         """A connection that only looks; otherwise as :meth:`transaction`."""
         with self._errors(), within(PATIENCE):
             self._prepare()
-            with self._connect(reading=True) as connection:
+            with self.engine.connect().execution_options(oneai_reading=True) as connection:
                 yield connection
 
     @contextlib.contextmanager
@@ -70,26 +77,26 @@ class Database:
 
         :raises StoreUnavailable: the database cannot be used within two seconds, or
             its tables are missing or of another version.
+        :raises BrokenOff: it undid the transaction in favour of another.
         """
-        with self._errors(), within(PATIENCE):
+        with self._errors(), within(patience_of(self.kind)):
             self._prepare()
-            with self._connect() as connection, connection.begin():
+            with self._begun() as connection:
                 yield connection
 
-    def _connect(self, *, reading: bool = False) -> sa.Connection:
-        return self.engine.connect().execution_options(oneai_reading=reading)
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
+        if self.kind == "sqlite":
+            with self._writer().transaction() as connection:
+                yield connection
+        else:
+            with self.engine.connect() as connection:
+                yield connection
+                connection.commit()
 
     def run(self, act: Callable[[sa.Connection], T]) -> T:
         """Do ``act`` in a :meth:`transaction`, and again if that was broken off."""
-        for _ in range(TRIES - 1):
-            try:
-                with self.transaction() as connection:
-                    return act(connection)
-            except StoreUnavailable as error:
-                if not is_passing(error.__cause__):
-                    raise
-        with self.transaction() as connection:
-            return act(connection)
+        return in_one(self.transaction, act)
 
     @contextlib.contextmanager
     def patiently_reading(self) -> Iterator[sa.Connection]:
@@ -127,11 +134,11 @@ class Database:
     def _prepare(self) -> None:
         """See to the tables, once in every process. No lock is held: where the database
         is down, one after the other would wait for it."""
-        from .schema import newest, version
-
         prepared = self._prepared()
         if prepared.is_set():
             return
+        from .schema import newest, version
+
         if self.kind == "sqlite":
             self._upgrade(self.engine, PATIENCE)  # which a call may be waiting for
         elif (found := version(self.engine)) != newest():
@@ -149,12 +156,13 @@ class Database:
             yield
         except TooLate as error:
             raise _unusable(f"{self.kind}: it answers too slowly") from error
-        except (SQLAlchemyError, sqlite3.Error) as error:
+        except self._failures as error:
             cause = getattr(error, "orig", None) or error
             words = " ".join(str(cause).split())[:300]
             if self.url.password:
                 words = words.replace(str(self.url.password), "***")
-            raise _unusable(f"{self.kind}: {type(cause).__name__}: {words}") from error
+            kind = BrokenOff if is_passing(cause) else StoreUnavailable
+            raise _unusable(f"{self.kind}: {type(cause).__name__}: {words}", kind) from error
 
 
 def database_at(url: str) -> Database:
@@ -167,8 +175,8 @@ def _database(url: sa.URL) -> Database:
     return Database(url)
 
 
-def _unusable(detail: str) -> StoreUnavailable:
-    return StoreUnavailable(
+def _unusable(detail: str, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:
+    return kind(
         "The service cannot check your account at the moment. Try again shortly.",
         detail=detail,
         retry_after=1,

@@ -12,10 +12,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import IntegrityError, NoSuchModuleError
 
 from ..errors import ConfigurationError
 from .patience import ABANDONED, BUSY, PATIENCE, SILENCE, is_late
+from .prepared import Prepared
 
 _DRIVERS = {
     "sqlite": "sqlite+pysqlite",
@@ -59,13 +60,13 @@ def _file_url(url: sa.URL) -> sa.URL:
     return url if file.startswith("file:") else url.set(database=str(Path(file).absolute()))
 
 
-def check_driver(url: sa.URL) -> None:
-    """See that the driver for ``url`` can be imported.
+def driver_of(url: sa.URL) -> Any:
+    """The module of the driver for ``url``.
 
-    :raises ConfigurationError: it cannot.
+    :raises ConfigurationError: it cannot be imported.
     """
     try:
-        url.get_dialect().import_dbapi()
+        return url.get_dialect().import_dbapi()
     except (NoSuchModuleError, ImportError) as error:
         kind = url.get_backend_name()
         raise ConfigurationError(
@@ -82,15 +83,23 @@ def make_engine(url: sa.URL, *, patient: bool = False) -> sa.Engine:
     """An engine; a ``patient`` one waits as long as it takes, and keeps no connection."""
     kind = url.get_backend_name()
     pool = {"poolclass": sa.NullPool} if patient else _POOL
-    engine = sa.create_engine(url, **pool, **_OPTIONS[kind](url, patient))
+    engine = sa.create_engine(url, **{**pool, **_OPTIONS[kind](url, patient)})
     if kind == "sqlite":
         sa.event.listen(engine, "connect", _set_up_sqlite)
         sa.event.listen(engine, "begin", functools.partial(_begin_sqlite, _busy(patient)))
     elif not patient:
         sa.event.listen(engine, "before_cursor_execute", _check_time)
-        if kind == "postgresql":
+    if kind == "postgresql":
+        sa.event.listen(engine, "begin", _begin_postgresql)
+        if not patient:
             sa.event.listen(engine, "do_connect", _connect_to_postgresql)
+            sa.event.listen(engine, "checkout", _check_postgresql)
     return engine
+
+
+def patience_of(kind: str) -> float:
+    """Seconds in which a transaction has to get on."""
+    return BUSY if kind == "sqlite" else PATIENCE
 
 
 def _check_time(connection: sa.Connection, *_: Any) -> None:
@@ -120,23 +129,35 @@ def abandon(engine: sa.Engine) -> None:
 
 def insert(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Write a row, unless there is one of its name; whether it was written."""
-    if connection.dialect.name == "postgresql":  # where an error ends the transaction
-        statement = postgresql.insert(table).values(values).on_conflict_do_nothing()
-        counted = statement.execution_options(preserve_rowcount=True)
-        return connection.execute(counted).rowcount > 0
+    statement = _insertion(connection.dialect.name, table, tuple(values))
+    return is_written(connection, statement, values)
+
+
+@functools.lru_cache(maxsize=64)
+def _insertion(kind: str, table: sa.Table, names: tuple[str, ...]) -> Prepared:
+    return Prepared(insertion(kind, table), *names)
+
+
+def insertion(kind: str, table: sa.Table) -> Any:
+    """A statement that writes no second row of the same name."""
+    if kind == "postgresql":  # where an error ends the transaction
+        return postgresql.insert(table).on_conflict_do_nothing()
+    return sa.insert(table)
+
+
+def is_written(connection: sa.Connection, statement: Prepared, values: Mapping[str, Any]) -> bool:
+    """Run an :func:`insertion`; whether it wrote a row."""
     try:
-        connection.execute(sa.insert(table).values(values))
-    except IntegrityError:
+        return statement.count(connection, values) > 0
+    except (IntegrityError, sqlite3.IntegrityError):
         return False
-    return True
 
 
-def is_passing(error: BaseException | None) -> bool:
-    """Whether the database broke a transaction off only because another was in its way."""
-    if not isinstance(error, DBAPIError) or error.orig is None:
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    number = error.orig.args[0] if error.orig.args else None
+def is_passing(error: Exception) -> bool:
+    """Whether the database broke a transaction off only because another was in its way.
+    ``error`` is the driver's."""
+    state = getattr(error, "sqlstate", None)
+    number = error.args[0] if error.args else None
     return state in ("40001", "40P01") or number in (1213, 1020)
 
 
@@ -148,7 +169,7 @@ def _busy(patient: bool) -> float:
 
 
 def _sqlite_options(url: sa.URL, patient: bool) -> dict[str, Any]:
-    return {"connect_args": {"timeout": _busy(patient)}}
+    return {"connect_args": {"timeout": _busy(patient)}, "pool_pre_ping": False}
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, record: Any) -> None:
@@ -159,18 +180,25 @@ def _set_up_sqlite(connection: sqlite3.Connection, record: Any) -> None:
 
 def _begin_sqlite(patience: float, connection: sa.Connection) -> None:
     raw: Any = connection.connection.driver_connection
+    if raw.in_transaction:  # which we began for several at once
+        return
     if connection.get_execution_options().get("oneai_reading"):
         raw.execute("BEGIN")
-        return
+    else:
+        begin_to_write(raw, patience)
+
+
+def begin_to_write(connection: sqlite3.Connection, patience: float = BUSY) -> None:
+    """Begin a transaction when nobody else writes to the file."""
     # One that reads first and then writes would find that others wrote meanwhile. And
     # while SQLite waits by itself, nothing else runs in a worker of gevent's.
-    raw.execute("PRAGMA busy_timeout=0")
+    connection.execute("PRAGMA busy_timeout=0")
     end = time.monotonic() + patience
     try:
-        while not _has_begun(raw, at_last=time.monotonic() > end):
+        while not _has_begun(connection, at_last=is_late() or time.monotonic() > end):
             time.sleep(random.uniform(0.0, 0.004))  # who came first is not overtaken for ever
     finally:
-        raw.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
+        connection.execute(f"PRAGMA busy_timeout={round(patience * 1000)}")
 
 
 def _has_begun(connection: sqlite3.Connection, *, at_last: bool) -> bool:
@@ -191,19 +219,30 @@ def _postgresql_options(url: sa.URL, patient: bool) -> dict[str, Any]:
     limits = {} if patient else {"lock_timeout": PATIENCE, "statement_timeout": PATIENCE + 0.05}
     # One that lost its client in mid-transaction would keep its locks for hours.
     limits["idle_in_transaction_session_timeout"] = ABANDONED
-    given = url.query.get("options", "")
     words = [f"-c {name}={round(seconds * 1000)}" for name, seconds in limits.items()]
-    return {
-        "connect_args": {"options": " ".join([str(given), *words]).strip(), "connect_timeout": 10},
-        # What a transaction reads must be what its updates meet.
-        "isolation_level": "READ COMMITTED",
-    }
+    # What a transaction reads must be what its updates meet.
+    words.append(r"-c default_transaction_isolation=read\ committed")
+    said = " ".join([str(url.query.get("options", "")), *words]).strip()
+    # Transactions are begun below, not by the driver.
+    connect = {"options": said, "connect_timeout": 10, "autocommit": True}
+    return {"connect_args": connect, "pool_pre_ping": False}
 
 
 def _connect_to_postgresql(dialect: Any, record: Any, arguments: Any, options: Any) -> Any:
     from .postgresql import ImpatientConnection
 
     return ImpatientConnection.connect(*arguments, **options)
+
+
+def _check_postgresql(connection: Any, record: Any, proxy: Any) -> None:
+    if not connection.is_alive():
+        raise sa.exc.DisconnectionError
+
+
+def _begin_postgresql(connection: sa.Connection) -> None:
+    # A statement alone is a transaction anyway, and one round trip instead of three.
+    if not connection.get_execution_options().get("oneai_reading"):
+        connection.exec_driver_sql("BEGIN")
 
 
 # --- MariaDB --------------------------------------------------------------------

@@ -35,3 +35,9 @@ def is_late() -> bool:
     """Whether nothing more is to be begun."""
     until = _until.get()
     return until is not None and time.monotonic() > until
+
+
+def time_left() -> float | None:
+    """Seconds in which something may still be begun; ``None`` if it is never too late."""
+    until = _until.get()
+    return None if until is None else max(0.0, until - time.monotonic())

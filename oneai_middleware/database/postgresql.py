@@ -6,19 +6,58 @@ or from behind a proxy that is stuck, nothing would ever be heard.
 
 from __future__ import annotations
 
+import select
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.types.numeric import Int8Dumper
 
 from .patience import SILENCE
 
 T = TypeVar("T")
 
+QUIET = 1.0
+"""Seconds without a word after which a server is asked whether it is still there."""
+
 
 class ImpatientConnection(psycopg.Connection[Any]):
     """Breaks off after :data:`~.patience.SILENCE`, also while it connects."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._heard = time.monotonic()
+        # By its size a number would be of this type or that, and each statement be prepared
+        # anew for all that may come together.
+        self.adapters.register_dumper(int, Int8Dumper)
+
+    def is_alive(self) -> bool:
+        """Whether the server is still there, at the beginning of a transaction. It is asked
+        only if it has said nothing for a while, or something that is not an answer."""
+        if time.monotonic() - self._heard < QUIET and not self._has_something_to_read():
+            return True
+        try:
+            self.execute("")
+        except psycopg.Error:
+            return False
+        return True
+
+    def at_once(self, text: str, values: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The row that a statement gives, which is a transaction of its own; ``None`` if it
+        gives none, or breaks a rule of its tables and so does nothing."""
+        try:
+            row: tuple[Any, ...] | None = self.execute(text, values).fetchone()
+        except psycopg.IntegrityError:
+            return None
+        return row
+
+    def _has_something_to_read(self) -> bool:
+        if not hasattr(select, "poll"):  # as in Windows
+            return True
+        looking = select.poll()
+        looking.register(self.fileno(), select.POLLIN)
+        return bool(looking.poll(0))
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
         """Wait for ``gen``.
@@ -26,10 +65,12 @@ class ImpatientConnection(psycopg.Connection[Any]):
         :raises psycopg.OperationalError: nothing was heard.
         """
         try:
-            return super().wait(_heard(gen), *args, **options)
+            result = super().wait(_heard(gen), *args, **options)
         except Unheard:
             self.pgconn.finish()  # whatever comes now would answer an older question
             raise
+        self._heard = time.monotonic()
+        return result
 
     @classmethod
     def _connect_gen(cls, *args: Any, **options: Any) -> Generator[Any, Any, Any]:

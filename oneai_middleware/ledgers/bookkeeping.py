@@ -10,7 +10,6 @@ account, which all of its calls need.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,8 +23,8 @@ from ..errors import (
     HoldLost,
     InsufficientBalance,
     KeyBudgetExhausted,
-    ReferenceConflict,
 )
+from ..transactions import BrokenOff, in_one
 from .audit import faults
 from .base import (
     ABANDONED,
@@ -37,14 +36,13 @@ from .base import (
     check_top_up,
     check_total,
 )
-from .books import Books, BrokenOff, Duplicate, Hold, Spending
+from .books import Books, Duplicate, Hold, Spending
+from .refusals import booked_otherwise, held_before, no_room, used_up
 
 T = TypeVar("T")
 
 SWEEPING = 0.5
 """Seconds in which a call that finds no money looks for some that lost calls hold."""
-TRIES = 5
-"""How often a transaction is begun that the database breaks off."""
 LOOKS = 10
 """How often it is tried to take exactly what is there while others change it."""
 
@@ -83,9 +81,7 @@ class BookkeepingLedger(Ledger):
                     raise
                 return self._run(act)
         except Duplicate:
-            raise ValueError(
-                f"request {draft.request_id!r} has a hold or an entry already"
-            ) from None
+            raise held_before(draft.request_id) from None
 
     def checkpoint(self, draft: Entry, *, lease: float) -> None:
         check_cost(draft)
@@ -100,7 +96,7 @@ class BookkeepingLedger(Ledger):
             return True  # it has been settled meanwhile
 
         if not self._run(act):
-            raise InsufficientBalance("The balance of this account is used up.")
+            raise used_up()
 
     def settle(self, entry: Entry) -> Entry:
         check_cost(entry)
@@ -120,10 +116,7 @@ class BookkeepingLedger(Ledger):
         except Duplicate:
             booked = self._run(lambda books: books.top_up(reference))
         if booked != (account, amount):
-            raise ReferenceConflict(
-                f"top-up reference {reference!r} was booked with another amount "
-                "or for another account"
-            )
+            raise booked_otherwise(reference)
         return False
 
     def balance(self, account: str) -> Balance:
@@ -142,11 +135,7 @@ class BookkeepingLedger(Ledger):
 
     def _run(self, act: Callable[[Books], T]) -> T:
         """Do ``act`` in one transaction, and again if that was broken off."""
-        for _ in range(TRIES - 1):
-            with contextlib.suppress(BrokenOff), self.begin() as books:
-                return act(books)
-        with self.begin() as books:
-            return act(books)
+        return in_one(self.begin, act)
 
     def _sweep_some(self, account: str) -> bool:
         """Settle lost calls of the account while somebody waits; whether there were any.
@@ -168,6 +157,8 @@ class BookkeepingLedger(Ledger):
 def _hold(books: Books, call: Hold, least: int, most: int, lease: float) -> int:
     """Open a hold of up to ``most``; its size."""
     opened = _sized(call, most)
+    if least <= most and books.open_at_once(opened, lease):
+        return most
     books.open(opened, lease)
     size = _reserve(books, call, least, most)
     if size is None:
@@ -205,15 +196,11 @@ def _reserve(books: Books, call: Hold, least: int, most: int) -> int | None:
 
 
 def _refusal(books: Books, call: Hold, least: int) -> APIError:
-    """Why there is no room: for want of money, or of patience."""
     balance = books.balance(call.draft.account)
-    if call.draft.prepaid and balance.available + balance.held < least:
-        return InsufficientBalance("The balance of this account does not cover the request.")
-    if call.budget is not None and call.budget - _spending(books, call).spent < least:
-        return KeyBudgetExhausted("The budget of this API key does not cover the request.")
-    return BalanceOnHold(
-        "The balance is on hold for other requests that are still running. Try again in 1s.",
-        retry_after=1,
+    return no_room(
+        least,
+        owned=balance.available + balance.held if call.draft.prepaid else None,
+        unspent=None if call.budget is None else call.budget - _spending(books, call).spent,
     )
 
 
@@ -252,6 +239,9 @@ def _room_of_key(books: Books, call: Hold) -> int:
 
 def _settle(books: Books, entry: Entry) -> Entry:
     """Charge what ``entry`` costs and the account has, and write the row."""
+    settled = books.settle_at_once(entry)
+    if settled is not None:
+        return settled
     hold = books.take(entry.request_id)
     if hold is not None:
         return _write(books, entry, hold)

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from ..errors import StoreUnavailable
 from .base import Balance, Entry
 
 
@@ -73,6 +72,11 @@ class Books(Protocol):
         :raises Duplicate: its request has a hold or a row.
         """
 
+    def open_at_once(self, hold: Hold, lease: float) -> bool:
+        """Write down a hold and set aside all of it in one statement, before anything else.
+        False if nothing was done: something is not as usual, or the database has no such
+        statement."""
+
     def renew(self, draft: Entry, lease: float) -> Hold | None:
         """Give an open hold a new draft and lease; the hold, locked until the end of
         the transaction, or ``None`` if there is none."""
@@ -92,6 +96,11 @@ class Books(Protocol):
 
     def entry(self, request_id: str) -> tuple[Entry, str] | None:
         """The row of a request, and the window that it counts in."""
+
+    def settle_at_once(self, entry: Entry) -> Entry | None:
+        """Close a hold that pays for the entry, charge it and write the row in one statement,
+        before anything else; the row. ``None`` if nothing was done, as at :meth:`open_at_once`.
+        """
 
     def write(self, entry: Entry, window: str) -> None:
         """Write down a row.
@@ -121,7 +130,3 @@ class Books(Protocol):
 
 class Duplicate(Exception):
     """A row of this name has been written by somebody else meanwhile."""
-
-
-class BrokenOff(StoreUnavailable):
-    """The database undid a transaction in favour of another: it may be begun again."""

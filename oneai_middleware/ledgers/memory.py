@@ -14,12 +14,8 @@ from typing import Any, Literal, Self
 from ..accounts import Period, read_accounts, read_tiers
 from ..errors import (
     APIError,
-    BalanceOnHold,
     ConfigurationError,
     HoldLost,
-    InsufficientBalance,
-    KeyBudgetExhausted,
-    ReferenceConflict,
 )
 from ..per_process import PerProcess
 from .base import (
@@ -33,6 +29,7 @@ from .base import (
     check_top_up,
     check_total,
 )
+from .refusals import booked_otherwise, held_before, no_room, used_up
 
 KEPT_ENTRIES = 10_000
 
@@ -102,7 +99,7 @@ class MemoryLedger(Ledger):
             hold.draft = draft
             hold.expires = self._clock() + lease
             if not books.enlarge(hold, draft.cost):
-                raise InsufficientBalance("The balance of this account is used up.")
+                raise used_up()
 
     def settle(self, entry: Entry) -> Entry:
         check_cost(entry)
@@ -121,10 +118,7 @@ class MemoryLedger(Ledger):
                 books.add(account, amount)
                 return True
             if booked != (account, amount):
-                raise ReferenceConflict(
-                    f"top-up reference {reference!r} was booked with another amount "
-                    "or for another account"
-                )
+                raise booked_otherwise(reference)
             return False
 
     def balance(self, account: str) -> Balance:
@@ -238,21 +232,18 @@ class _Books:
         return min(available, budget - self.spent_by[purse] - self.held_by[purse])
 
     def refusal(self, draft: Entry, purse: Purse, least: int, budget: int | None) -> APIError:
-        """Why there is no room for ``least``: for want of money, or of patience."""
+        """Why there is no room for ``least``."""
         sums = self.sums[draft.account]
-        if draft.prepaid and sums.available + sums.held < least:
-            return InsufficientBalance("The balance of this account does not cover the request.")
-        if budget is not None and budget - self.spent_by[purse] < least:
-            return KeyBudgetExhausted("The budget of this API key does not cover the request.")
-        return BalanceOnHold(
-            "The balance is on hold for other requests that are still running. Try again in 1s.",
-            retry_after=1,
+        return no_room(
+            least,
+            owned=sums.available + sums.held if draft.prepaid else None,
+            unspent=None if budget is None else budget - self.spent_by[purse],
         )
 
     def open(self, hold: _Hold, size: int) -> None:
         id = hold.draft.request_id
         if id in self.holds or id in self.rows:
-            raise ValueError(f"request {id!r} has a hold or an entry already")
+            raise held_before(id)
         self.holds[id] = hold
         if hold.draft.prepaid or hold.draft.key:
             self.grow(hold, size)

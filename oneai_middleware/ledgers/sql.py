@@ -11,16 +11,21 @@ from typing import Any, Literal, Self
 import sqlalchemy as sa
 
 from ..database.engine import Database, database_at
-from ..database.kinds import insert, is_passing
+from ..database.kinds import insert, is_written
+from ..database.prepared import Prepared
 from ..database.tables import BALANCES, ENTRIES, HOLDS, SPENDING, TOP_UPS
-from ..errors import ConfigurationError, StoreUnavailable
+from ..errors import ConfigurationError
 from ..protocol import json
+from .at_once import ASKING, holding, settling
 from .audit import faults
 from .base import Balance, Entry, UsageRow, check_no_balances
 from .bookkeeping import BookkeepingLedger
-from .books import Books, BrokenOff, Duplicate, Hold, Spending, Sum
+from .books import Books, Duplicate, Hold, Spending, Sum
+from .statements import HELD, statements
 
 MICRO = 1_000_000
+UNBOUND = 2**63 - 1
+"""More than anybody can spend."""
 
 
 class SQLLedger(BookkeepingLedger):
@@ -54,13 +59,8 @@ class SQLLedger(BookkeepingLedger):
     @contextlib.contextmanager
     def begin(self, *, reading: bool = False) -> Iterator[Books]:
         enter = self._reading if reading else self._database.transaction
-        try:
-            with enter() as connection:
-                yield _SQLBooks(connection, self._clock)
-        except StoreUnavailable as error:
-            if is_passing(error.__cause__):
-                raise BrokenOff(error.message, detail=error.detail) from error
-            raise
+        with enter() as connection:
+            yield _SQLBooks(connection, self._clock)
 
     def patient(self) -> SQLLedger:
         return SQLLedger(self._database, clock=self._clock, patient=True)
@@ -104,28 +104,28 @@ class _SQLBooks:
     """See :class:`~.bookkeeping.Books`."""
 
     def __init__(self, connection: sa.Connection, clock: Callable[[], float] | None) -> None:
+        kind = connection.dialect.name
+        if clock is None and kind == "sqlite":  # the file is on this machine
+            clock = time.time
         self._connection = connection
         self._clock = clock
+        self._statements = statements(kind, asks_clock=clock is None)
         self._read: int | None = None
 
     def now(self) -> float:
         if self._read is None:
-            self._read = int(self._connection.execute(sa.select(self._micros())).scalar_one())
+            self._read = _micro(self._clock()) if self._clock else self._asked_clock()
         return self._read / MICRO
 
-    def _micros(self) -> sa.ColumnElement[int]:
-        """The microseconds since 1970 of the database's clock, as a part of a statement."""
-        kind = self._connection.dialect.name
-        if self._clock is not None:
-            return sa.literal(_micro(self._clock()), sa.BigInteger)
-        if kind == "sqlite":  # the file is on this machine
-            return sa.literal(_micro(time.time()), sa.BigInteger)
-        seconds: sa.ColumnElement[Any]
-        if kind == "postgresql":
-            seconds = sa.func.extract("epoch", sa.func.clock_timestamp())
-        else:
-            seconds = sa.func.unix_timestamp(sa.func.now(6))
-        return sa.cast(seconds * MICRO, sa.BigInteger)
+    def _asked_clock(self) -> int:
+        row = self._at_once(*ASKING)  # so that another can still follow at once
+        if row is None:
+            row = self._connection.execute(sa.select(self._statements.now)).one()
+        return int(row[0])
+
+    def _time(self) -> dict[str, Any]:
+        """The time for a statement, unless that asks the database's clock."""
+        return {} if self._clock is None else {"now": _micro(self._clock())}
 
     # --- money ----------------------------------------------------------------
 
@@ -134,40 +134,47 @@ class _SQLBooks:
         return Balance(*(getattr(row, name) for name in Balance._fields)) if row else Balance()
 
     def move(self, account: str, change: Balance) -> bool:
-        room = BALANCES.c.available >= -change.available
-        return self._add(BALANCES, {"account": account}, change._asdict(), room)
+        return self._add(
+            self._statements.move,
+            BALANCES,
+            {"account": account},
+            change._asdict(),
+            least=-change.available,
+        )
 
     def spending(self, key: str, window: str) -> Spending:
         row = self._row(SPENDING, key=key, budget_window=window)
         return Spending(row.spent, row.held) if row else Spending()
 
     def spend(self, key: str, window: str, change: Spending, budget: int | None = None) -> bool:
-        names = {"key": key, "budget_window": window}
-        if budget is None:
-            return self._add(SPENDING, names, change._asdict())
-        more = change.spent + change.held
-        room = SPENDING.c.spent + SPENDING.c.held <= budget - more
-        return self._add(SPENDING, names, change._asdict(), room, fits=more <= budget)
+        most = UNBOUND if budget is None else budget - change.spent - change.held
+        return self._add(
+            self._statements.spend,
+            SPENDING,
+            {"key": key, "budget_window": window},
+            change._asdict(),
+            fits=most >= 0,
+            most=most,
+        )
 
     def _add(
         self,
+        update: Prepared,
         table: sa.Table,
         names: Mapping[str, str],
         change: Mapping[str, int],
-        room: sa.ColumnElement[bool] | None = None,
         *,
         fits: bool = True,
+        **room: int,
     ) -> bool:
         """Add ``change`` to the figures of a row, if there is ``room``. A row that is
         missing is made, if the change ``fits`` one of zeros."""
-        its = [table.c[name] == value for name, value in names.items()]
-        added = {name: table.c[name] + more for name, more in change.items() if more}
-        if not added:
+        if not any(change.values()):
             return True
-        update = sa.update(table).where(*its).values(added)
-        if room is not None:
-            update = update.where(room)
-        if self._connection.execute(update).rowcount:
+        its = {f"its_{name}": value for name, value in names.items()}
+        more = {f"more_{name}": figure for name, figure in change.items()}
+        values = {**its, **more, **room}
+        if update.count(self._connection, values):
             return True
         if not fits or min(change.values()) < 0:
             return False
@@ -175,62 +182,78 @@ class _SQLBooks:
         if missing and insert(self._connection, table, {**names, **change}):
             return True
         # Somebody may have been faster to make it.
-        return self._connection.execute(update).rowcount > 0
+        return update.count(self._connection, values) > 0
 
     # --- holds ------------------------------------------------------------------
 
     def open(self, hold: Hold, lease: float) -> None:
-        draft = hold.draft
-        if self.entry(draft.request_id) is not None:
-            raise Duplicate(draft.request_id)
-        row = {
-            "request_id": draft.request_id,
-            "account": draft.account,
-            "key": draft.key,
-            "amount": hold.amount,
-            "counted": hold.counted,
-            "budget_window": hold.window,
-            "budget": hold.budget,
-            "expires": self._micros() + _micro(lease),
-            "draft": _packed(draft),
+        id = hold.draft.request_id
+        values = {
+            **_row_of(hold),
+            "its_request_id": id,
+            "lease": _micro(lease),
+            **self._time(),
         }
-        if not insert(self._connection, HOLDS, row):
-            raise Duplicate(draft.request_id)
+        if not is_written(self._connection, self._statements.open, values):
+            raise Duplicate(id)
+
+    def open_at_once(self, hold: Hold, lease: float) -> bool:
+        most = UNBOUND if hold.budget is None else hold.budget - hold.counted
+        now = self._time().get("now")
+        row = self._at_once(*holding(_row_of(hold), _micro(lease), most, now))
+        return row is not None
+
+    def settle_at_once(self, entry: Entry) -> Entry | None:
+        row = self._at_once(*settling(entry, self._time().get("now")))
+        return None if row is None else entry._replace(settled_at=_datetime(row[0]))
+
+    def _at_once(self, text: str, values: Mapping[str, Any]) -> Any:
+        """The row that a statement gives, or ``None`` if it has done nothing."""
+        connection = self._connection
+        if connection.dialect.name != "postgresql" or connection.in_transaction():
+            return None
+        raw: Any = connection.connection.driver_connection
+        return raw.at_once(text, values)
 
     def renew(self, draft: Entry, lease: float) -> Hold | None:
-        its = HOLDS.c.request_id == draft.request_id
-        values = {"draft": _packed(draft), "expires": self._micros() + _micro(lease)}
-        if not self._connection.execute(sa.update(HOLDS).where(its).values(values)).rowcount:
+        values = {
+            "its_request_id": draft.request_id,
+            "new_draft": _packed(draft),
+            "lease": _micro(lease),
+            **self._time(),
+        }
+        if not self._statements.renew.count(self._connection, values):
             return None
-        return _hold(self._connection.execute(sa.select(HOLDS).where(its)).one())
+        its = HOLDS.c.request_id == draft.request_id
+        return _hold(*self._connection.execute(sa.select(*HELD).where(its)).one())
 
     def enlarge(self, request_id: str, amount: int, counted: int) -> None:
         enlarged = sa.update(HOLDS).where(HOLDS.c.request_id == request_id)
         self._connection.execute(enlarged.values(amount=amount, counted=counted))
 
     def take(self, request_id: str) -> Hold | None:
-        taken = sa.delete(HOLDS).where(HOLDS.c.request_id == request_id)
-        row = self._connection.execute(
-            taken.returning(*HOLDS.c, self._micros().label("now"))
-        ).one_or_none()
+        values = {"its_request_id": request_id, **self._time()}
+        row = self._statements.take.row(self._connection, values)
         if row is None:
             return None
-        self._read = int(row.now)
-        return _hold(row)
+        *hold, now = row
+        self._read = int(now)
+        return _hold(*hold)
 
     def take_lost(self, account: str | None) -> Hold | None:
         chosen = sa.select(HOLDS.c.request_id).where(*self._lost(account))
         found = self._connection.scalars(
-            chosen.order_by(HOLDS.c.expires).limit(1).with_for_update(skip_locked=True)
+            chosen.order_by(HOLDS.c.expires).limit(1).with_for_update(skip_locked=True),
+            self._time(),
         ).one_or_none()
         return None if found is None else self.take(found)
 
     def has_lost(self, account: str) -> bool:
         chosen = sa.select(HOLDS.c.request_id).where(*self._lost(account)).limit(1)
-        return self._connection.execute(chosen).first() is not None
+        return self._connection.execute(chosen, self._time()).first() is not None
 
     def _lost(self, account: str | None) -> list[sa.ColumnElement[bool]]:
-        over = HOLDS.c.expires <= self._micros()
+        over = HOLDS.c.expires <= self._statements.now
         return [over] if account is None else [over, HOLDS.c.account == account]
 
     # --- rows ---------------------------------------------------------------------
@@ -316,11 +339,25 @@ def _packed(draft: Entry) -> str:
     return json.encode({**draft._asdict(), "settled_at": None}).decode()
 
 
-def _hold(row: Any) -> Hold:
+def _row_of(hold: Hold) -> dict[str, Any]:
+    draft = hold.draft
+    return {
+        "request_id": draft.request_id,
+        "account": draft.account,
+        "key": draft.key,
+        "amount": hold.amount,
+        "counted": hold.counted,
+        "budget_window": hold.window,
+        "budget": hold.budget,
+        "draft": _packed(draft),
+    }
+
+
+def _hold(packed: str, amount: int, counted: int, window: str, budget: int | None) -> Hold:
     """The hold in a row, also in one that a newer version of this package has written."""
-    draft = json.decode(row.draft.encode())
+    draft = json.decode(packed.encode())
     known = {name: draft[name] for name in Entry._fields if name in draft}
-    return Hold(Entry(**known), row.amount, row.counted, row.budget_window, row.budget)
+    return Hold(Entry(**known), amount, counted, window, budget)
 
 
 def _columns(entry: Entry) -> dict[str, Any]:
@@ -331,8 +368,11 @@ def _columns(entry: Entry) -> dict[str, Any]:
 
 def _entry(row: Any) -> Entry:
     values = {name: getattr(row, name) for name in Entry._fields}
-    at = datetime.fromtimestamp(row.settled_at // MICRO, UTC)
-    return Entry(**{**values, "settled_at": at.replace(microsecond=row.settled_at % MICRO)})
+    return Entry(**{**values, "settled_at": _datetime(row.settled_at)})
+
+
+def _datetime(micro: int) -> datetime:
+    return datetime.fromtimestamp(micro // MICRO, UTC).replace(microsecond=micro % MICRO)
 
 
 def _micro(seconds: float) -> int:

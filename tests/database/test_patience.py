@@ -90,7 +90,7 @@ def test_what_a_silent_server_was_told_before_is_done_whole_or_not_at_all(
 
     sa.event.listen(proxied.engine, "after_cursor_execute", fall_silent)
     with refused_soon():
-        hold(SQLLedger(proxied), draft("a"), 10, 60)
+        hold(SQLLedger(proxied), draft("a"), 10, 600)  # more than one statement's worth
     proxy.cut()
     assert ledger.audit() == []
     assert hold(ledger, draft("a"), 10, 60) == 60

@@ -16,11 +16,10 @@ from oneai_middleware.database.engine import Database
 from oneai_middleware.database.tables import BALANCES, HOLDS, METADATA, TOP_UPS
 from oneai_middleware.errors import OneAIError, StoreUnavailable
 from oneai_middleware.ledgers.base import Balance, Entry
-from oneai_middleware.ledgers.bookkeeping import TRIES
-from oneai_middleware.ledgers.books import BrokenOff
 from oneai_middleware.ledgers.memory import MemoryLedger
 from oneai_middleware.ledgers.sql import SQLLedger
 from oneai_middleware.testing import LEASE, FakeClock, draft, hold
+from oneai_middleware.transactions import TRIES, BrokenOff
 
 # --- anything in any order ------------------------------------------------------------
 

@@ -6,10 +6,11 @@ import pytest
 
 from oneai_middleware.errors import StoreUnavailable
 from oneai_middleware.ledgers.base import Balance
-from oneai_middleware.ledgers.bookkeeping import LOOKS, TRIES
-from oneai_middleware.ledgers.books import BrokenOff, Spending
+from oneai_middleware.ledgers.bookkeeping import LOOKS
+from oneai_middleware.ledgers.books import Spending
 from oneai_middleware.ledgers.sql import SQLLedger
 from oneai_middleware.testing import LEASE, draft, hold
+from oneai_middleware.transactions import TRIES, BrokenOff
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 

@@ -123,6 +123,10 @@ class DjangoBooks:
         if self.entry(draft.request_id) is not None or not insert(self._rows(models.Hold), row):
             raise Duplicate(draft.request_id)
 
+    def open_at_once(self, hold: Hold, lease: float) -> bool:
+        """Never: Django has no such statement."""
+        return False
+
     def renew(self, draft: Entry, lease: float) -> Hold | None:
         """Give an open hold a new draft and lease; the hold, or ``None``."""
         its = self._rows(models.Hold).filter(request_id=draft.request_id)
@@ -166,6 +170,10 @@ class DjangoBooks:
         """The row of a request, and the window that it counts in."""
         row = self._latest(self._rows(models.Entry).filter(request_id=request_id)).first()
         return None if row is None else (entry_of(row), row.budget_window)
+
+    def settle_at_once(self, entry: Entry) -> Entry | None:
+        """Never: Django has no such statement."""
+        return None
 
     def write(self, entry: Entry, window: str) -> None:
         """Write down a row.

@@ -16,8 +16,7 @@ from django.db import Error, IntegrityError, OperationalError, connections, tran
 from django.db.models import QuerySet
 
 from ...errors import StoreUnavailable
-from ...ledgers.bookkeeping import TRIES
-from ...ledgers.books import BrokenOff
+from ...transactions import BrokenOff, in_one
 from .models import Hold
 
 T = TypeVar("T")
@@ -70,11 +69,7 @@ def transaction_on(alias: str, *, reading: bool = False) -> Iterator[Any]:
 
 def run_on(alias: str, act: Callable[[], T]) -> T:
     """Do ``act`` in a :func:`transaction_on`, and again if that was broken off."""
-    for _ in range(TRIES - 1):
-        with contextlib.suppress(BrokenOff), transaction_on(alias):
-            return act()
-    with transaction_on(alias):
-        return act()
+    return in_one(lambda: transaction_on(alias), lambda _: act())
 
 
 def insert(rows: QuerySet[Any], values: Mapping[str, Any]) -> bool:

@@ -1,0 +1,148 @@
+"""The threads of a process write to a SQLite file in turn, and share their commits.
+
+SQLite lets one at a time write, and who waits has to ask again and again. And each commit
+waits for the disk, which takes longer than all that is done in it. So whoever comes while
+another is at it goes on in the same transaction; the last one commits for all, and nobody
+is told of success before. Each has a savepoint: who fails undoes only what they did.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import sqlalchemy as sa
+
+from .kinds import begin_to_write
+from .patience import time_left
+
+MOST = 64
+"""How many share one commit: the first waits for the last."""
+
+
+class Writer:
+    """Lets one thread write at a time. ``connect`` gives a connection to write with."""
+
+    def __init__(self, connect: Callable[[], sa.Connection]) -> None:
+        self._connect = connect
+        self._turn = threading.Condition(threading.Lock())
+        self._is_taken = False
+        self._waiting = 0
+        self._group: _Group | None = None
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sa.Connection]:
+        """A connection that is this thread's in here; committed at the end, undone if
+        anything is raised.
+
+        :raises sqlite3.OperationalError: others write for too long.
+        """
+        self._take_turn()
+        try:
+            group = self._group = self._group or _Group(self._connect())
+            with group.joined() as connection:
+                yield connection
+        finally:
+            is_passed_on = self._pass_on()
+        if is_passed_on:
+            group.wait()
+
+    def _take_turn(self) -> None:
+        stopped: BaseException | None = None
+        with self._turn:
+            self._waiting += 1
+            try:
+                self._turn.wait_for(lambda: not self._is_taken, time_left())
+            except BaseException as error:  # a greenlet that is killed
+                stopped = error
+            self._waiting -= 1
+            is_mine, self._is_taken = not self._is_taken, True
+        if stopped is not None:
+            if is_mine:
+                self._pass_on()
+            raise stopped
+        if not is_mine:
+            raise sqlite3.OperationalError("database is locked")
+
+    def _pass_on(self) -> bool:
+        """Let the next one go on in this transaction; false if it had to be ended."""
+        group = self._group
+        with self._turn:
+            if group is None or (self._waiting and group.has_room):
+                self._free()
+                return group is not None
+        self._group = None
+        try:
+            group.end()
+        finally:
+            with self._turn:
+                self._free()
+        return False
+
+    def _free(self) -> None:
+        self._is_taken = False
+        self._turn.notify()
+
+
+class _Group:
+    """Those who share a transaction."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+        raw: Any = connection.connection.driver_connection
+        self._raw: sqlite3.Connection = raw
+        self._size = 0
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+        try:
+            begin_to_write(self._raw)
+        except BaseException:
+            connection.close()
+            raise
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another can join."""
+        return self._size < MOST and self._raw.in_transaction and self._error is None
+
+    @contextlib.contextmanager
+    def joined(self) -> Iterator[sa.Connection]:
+        """One more writes in here. What they did is undone if anything is raised."""
+        is_first = self._size == 0
+        if not is_first:
+            self._raw.execute("SAVEPOINT one")
+        try:
+            yield self._connection
+        except BaseException:
+            self._undo("ROLLBACK" if is_first else "ROLLBACK TO one")
+            raise
+        if not is_first:
+            self._raw.execute("RELEASE one")
+        self._size += 1
+
+    def _undo(self, statement: str) -> None:
+        try:
+            self._raw.execute(statement)
+        except sqlite3.Error as error:  # SQLite has undone by itself all that there was
+            self._error = error
+
+    def end(self) -> None:
+        """Commit for all. What goes wrong is everybody's."""
+        try:
+            if self._size and self._error is None:
+                self._raw.execute("COMMIT")
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            self._connection.close()
+            self._ended.set()
+
+    def wait(self) -> None:
+        """Wait until it is committed, and raise what another met with who did it."""
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error

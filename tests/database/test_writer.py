@@ -1,0 +1,150 @@
+"""Threads that write to one SQLite file: in turn, with one commit, and each for itself."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from oneai_middleware.database import writer
+from oneai_middleware.database.engine import Database
+from oneai_middleware.database.tables import KEYS, TOP_UPS
+from oneai_middleware.errors import StoreUnavailable
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+Act = Callable[[sa.Connection], object]
+
+
+@pytest.fixture
+def commits(empty_database: Database) -> list[str]:
+    """The commits so far."""
+    said: list[str] = []
+
+    def listen(connection: Any, *_: Any) -> None:
+        connection.set_trace_callback(lambda text: said.append(text) if text == "COMMIT" else None)
+
+    sa.event.listen(empty_database.engine, "checkout", listen)
+    return said
+
+
+def note(name: str) -> Act:
+    row = {"reference": name, "account": "alice", "amount": 1, "booked_at": 0}
+    return lambda connection: connection.execute(sa.insert(TOP_UPS).values(row))
+
+
+def fail(connection: sa.Connection) -> None:
+    note("never")(connection)
+    raise ZeroDivisionError
+
+
+def owe(connection: sa.Connection) -> None:
+    """Do what can be found wrong at the commit only."""
+    connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
+    row = dict.fromkeys(("id", "digest", "account", "label", "hint"), "x")
+    connection.execute(sa.insert(KEYS).values(row | {"revoked": False, "created_at": 0}))
+
+
+@contextlib.contextmanager
+def at_once(
+    database: Database, eventually: Callable[[Callable[[], bool]], None], *acts: Act
+) -> Iterator[list[Future[None]]]:
+    """Do the acts on threads that wait, in this order, while one is at it in here."""
+    waiting: list[Future[None]] = []
+    with ThreadPoolExecutor(len(acts)) as pool, database.transaction():
+        for act in acts:
+            waiting.append(pool.submit(database.run, act))
+            number = len(waiting)
+            eventually(lambda number=number: database._writer()._waiting == number)
+        yield waiting
+
+
+def noted(database: Database) -> list[str]:
+    with database.reading() as connection:
+        return list(connection.scalars(sa.select(TOP_UPS.c.reference).order_by("reference")))
+
+
+def test_who_comes_while_another_writes_shares_its_commit(
+    empty_database: Database, commits: list[str], eventually: Any
+) -> None:
+    with at_once(empty_database, eventually, *map(note, "abc")) as waiting:
+        assert not any(act.done() for act in waiting)
+    assert [act.exception() for act in waiting] == [None] * 3
+    assert noted(empty_database) == ["a", "b", "c"]
+    assert len(commits) == 1
+
+
+@pytest.mark.parametrize("acts", [(fail, note("a")), (note("a"), fail), (fail, note("a"), fail)])
+def test_who_fails_undoes_only_what_they_did(
+    empty_database: Database, eventually: Any, acts: tuple[Act, ...]
+) -> None:
+    with at_once(empty_database, eventually, *acts) as waiting:
+        pass
+    failures = [isinstance(act.exception(), ZeroDivisionError) for act in waiting]
+    assert failures == [act is fail for act in acts]
+    assert noted(empty_database) == ["a"]
+
+
+def test_a_first_one_who_fails_leaves_the_turn_to_the_next(
+    empty_database: Database, eventually: Any
+) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        at_once(empty_database, eventually, note("a")) as waiting,
+    ):
+        raise ZeroDivisionError
+    assert waiting[0].exception() is None
+    assert noted(empty_database) == ["a"]
+
+
+@pytest.mark.parametrize("acts", [(note("a"), owe), (owe, note("a"))])
+def test_a_commit_that_fails_is_nobodys_success(
+    empty_database: Database, eventually: Any, acts: tuple[Act, ...]
+) -> None:
+    with (
+        pytest.raises(StoreUnavailable, match="check your account"),
+        at_once(empty_database, eventually, *acts) as waiting,
+    ):
+        pass
+    for act in waiting:
+        error = act.exception()
+        assert isinstance(error, StoreUnavailable)
+        assert error.detail == "sqlite: IntegrityError: FOREIGN KEY constraint failed"
+    assert noted(empty_database) == []
+    empty_database.run(note("b"))
+    assert noted(empty_database) == ["b"]
+
+
+def test_no_more_share_a_commit_than_the_first_can_wait_for(
+    empty_database: Database, commits: list[str], eventually: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(writer, "MOST", 2)
+    with at_once(empty_database, eventually, *map(note, "abc")):
+        pass
+    assert noted(empty_database) == ["a", "b", "c"]
+    assert len(commits) == 2
+
+
+def test_who_is_stopped_when_it_is_their_turn_leaves_it_to_the_next(
+    empty_database: Database, eventually: Any, monkeypatch: Any
+) -> None:
+    turn, stopped = empty_database._writer()._turn, threading.Event()
+    wait_for = turn.wait_for
+
+    def stop(*given: Any) -> None:
+        wait_for(*given)
+        if threading.current_thread() is not threading.main_thread() and not stopped.is_set():
+            stopped.set()
+            raise SystemExit  # as gevent's kill does
+
+    monkeypatch.setattr(turn, "wait_for", stop)
+    with at_once(empty_database, eventually, note("a"), note("b")) as waiting:
+        pass
+    assert isinstance(waiting[0].exception(), SystemExit)
+    assert waiting[1].exception() is None
+    assert noted(empty_database) == ["b"]
