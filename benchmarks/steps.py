@@ -82,17 +82,17 @@ class Road:
         }
 
     def go(self, *, chunks: int | None = None) -> int:
-        """One call from its environ to its last byte; how many items its body had."""
+        """One call from its environ to its last byte; how many events its body had."""
         message = {"role": "user", "content": str(chunks)}
         asked = {"model": "bot", "messages": [message], "stream": chunks is not None}
         body = json.dumps(asked).encode()
         environ = {**self._head, "CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
         status: list[str] = []
         answer: Any = self.gateway(environ, lambda line, headers: status.append(line))
-        items = sum(1 for _ in answer)
+        events = sum(piece.count(b"\n\n") for piece in answer)
         getattr(answer, "close", bool)()
         assert status == ["200 OK"]
-        return items
+        return events
 
 
 def costs(calls: int = 2_000, rounds: int = 5) -> Costs:
