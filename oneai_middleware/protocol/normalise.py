@@ -56,8 +56,6 @@ class StreamNormaliser:
 
         :raises BackendUnavailable: a tool call's arguments are not JSON.
         """
-        if type(item) is Chunk and self._goes_on(item):
-            return [self._ours_over(item)]
         if item is None or isinstance(item, Usage):
             return []
         if isinstance(item, str):
@@ -76,6 +74,20 @@ class StreamNormaliser:
             chunks[0].update(extras)
         return chunks
 
+    def more(self, item: Item) -> Chunk | None:
+        """The chunk to send for an ``item`` that does nothing but say more of one answer, as
+        almost all do; ``None`` for any other. It is the one that :meth:`chunk` gives, sooner.
+        """
+        if type(item) is not Chunk or not self._goes_on(item):
+            return None
+        chunk = Chunk(item)
+        chunk.update(self._ours)
+        if self._include_usage:
+            chunk["usage"] = None
+        else:
+            chunk.pop("usage", None)
+        return chunk
+
     def finish(self, usage: Usage, reason: str = "stop") -> list[Chunk]:
         """The chunks still owed when the answer is over.
 
@@ -91,8 +103,6 @@ class StreamNormaliser:
         return chunks
 
     def _goes_on(self, item: Chunk) -> bool:
-        """Whether all it does is to say more of one answer, as almost every chunk does:
-        there is nothing to mend."""
         choices = item.get("choices")
         if type(choices) is not list or len(choices) != 1:
             return False
@@ -105,15 +115,6 @@ class StreamNormaliser:
         index, said = raw.get("index"), delta.get("content", delta.get("reasoning_content"))
         choice = self._choices.get(index) if type(index) is int else None
         return choice is not None and choice.has_output and type(said) is str
-
-    def _ours_over(self, item: Chunk) -> Chunk:
-        chunk = Chunk(item)
-        chunk.update(self._ours)
-        if self._include_usage:
-            chunk["usage"] = None
-        else:
-            chunk.pop("usage", None)
-        return chunk
 
     def _choice(self, raw: Object, position: int) -> _Choice:
         index = _index(raw.get("index"), position)

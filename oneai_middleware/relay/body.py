@@ -174,8 +174,10 @@ class EventStream:
         usage_after: Usage | None = None
         try:
             for item in items:
-                usage_after = _usage_of(item) or usage_after
-                for chunk in self._normaliser.chunk(item):
+                more = self._normaliser.more(item)
+                if more is None:
+                    usage_after = _usage_of(item) or usage_after
+                for chunk in (more,) if more is not None else self._normaliser.chunk(item):
                     events.append(sse.event(_encoded(chunk)))
                     chunks.append(chunk)
                     usage, usage_after = usage_after or usage, None

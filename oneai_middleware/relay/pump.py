@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
-AHEAD = 32
+AHEAD = 64
 """Items read ahead of the caller: enough to smooth, too few to bill undelivered text."""
 
 
@@ -123,6 +123,7 @@ class Pump(Generic[T]):
         self._come.append(item)
         if self._is_awaited:
             with self._changed:
+                self._is_awaited = False  # told once: it may be some time until it comes
                 self._changed.notify_all()
         return not self._stopped
 

@@ -184,9 +184,11 @@ class _Progress:
         """``chunk`` has come."""
         self.said = self.said or chunk.has_output
         for place, choice in enumerate(chunk.choices):
-            index = str(choice.get("index", place))
+            index = choice.get("index", place)
             ends = bool(choice.get("finish_reason"))
-            (self._finished if ends else self._open).add(index)
+            (self._finished if ends else self._open).add(
+                index if type(index) is int else str(index)
+            )
 
     @property
     def is_complete(self) -> bool:

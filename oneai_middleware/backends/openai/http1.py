@@ -29,6 +29,7 @@ MAX_SIZE_LINE = 4 * 1024
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: .*)?")
 _FIELD = re.compile(rb"([\w!#$%&'*+.^`|~-]+):[ \t]*([^\0\r]*)", re.ASCII)
+_NEXT_SIZE = re.compile(rb"\r?\n([0-9A-Fa-f]{1,15})\r?\n")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?\r?\n")
 _LENGTH = re.compile(r"([0-9]{1,15})(?:, *\1)*")  # some say it twice
 
@@ -84,6 +85,19 @@ class Inlet:
         if self.is_empty:
             self._fill()
         return self._take(min(self._at + most, len(self._data)))
+
+    def chunks(self, most: int) -> list[bytes]:
+        """The next chunks that have come whole already, after the one that has just been
+        read: up to so many bytes. The last chunk, which is empty, is not among them."""
+        found = []
+        while (size := _NEXT_SIZE.match(self._data, self._at)) is not None:
+            start, length = size.end(), int(size[1], 16)
+            if not 0 < length <= min(most, len(self._data) - start):
+                break
+            most -= length
+            self._at = start + length
+            found.append(self._data[start : self._at])
+        return found
 
     def _take(self, end: int) -> bytes:
         start, self._at = self._at, end
@@ -147,7 +161,8 @@ class Answer:
         self._frame()
 
     def read1(self, size: int) -> bytes:
-        """The next bytes of the body, waiting for the first; empty at the end."""
+        """The next bytes of the body that have come, waiting for the first; empty at the
+        end."""
         if self.is_over:
             return b""
         if self._is_chunked and not self._left and not self._next_chunk():
@@ -160,6 +175,8 @@ class Answer:
         else:
             self._left -= len(data)
             self.is_over = not self._left and not self._is_chunked
+        if self._is_chunked and not self._left:
+            data += b"".join(self._inlet.chunks(size - len(data)))
         return data
 
     def _read_head(self) -> bool:
