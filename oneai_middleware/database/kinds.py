@@ -111,8 +111,8 @@ def _check_time(connection: sa.Connection, *_: Any) -> None:
 
 _POOL = {
     "pool_pre_ping": True,
-    "pool_size": 5,
-    "max_overflow": 20,
+    "pool_size": 16,
+    "max_overflow": 9,
     "pool_timeout": PATIENCE,
 }
 
