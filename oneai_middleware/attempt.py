@@ -108,7 +108,7 @@ class Attempt:
             if not isinstance(completion, Completion):
                 raise TypeError(f"{type(completion).__name__} is no completion")
             _check(completion)
-            self._begin()
+            self.begun = True
             return completion
 
     def overdue(self) -> str | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import secrets
 from typing import Any
 
 from .call import Call
@@ -18,7 +18,7 @@ _CONTROLS = re.compile("[\x7f-\x9f]")
 
 def new_request_id() -> str:
     """An id no other call has: it names the call in logs, headers and the ledger."""
-    return f"req_{secrets.token_hex(16)}"
+    return f"req_{os.urandom(16).hex()}"
 
 
 def log_call(call: Call) -> None:

@@ -37,6 +37,8 @@ def duration(seconds: float) -> str:
         return "0s"
     if milliseconds < 1000:
         return f"{milliseconds}ms"
+    if milliseconds < 60_000:
+        return f"{milliseconds / 1000:g}s"
     minutes, rest = divmod(milliseconds, 60_000)
     hours, minutes = divmod(minutes, 60)
     text = f"{rest / 1000:.3f}".rstrip("0").rstrip(".") + "s"

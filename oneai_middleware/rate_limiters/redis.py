@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -81,7 +81,7 @@ class RedisRateLimiter(RateLimiter):
 
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         claims = _counted(claims)
-        grant = Grant(uuid.uuid4().hex, account, claims, tokens)
+        grant = Grant(os.urandom(16).hex(), account, claims, tokens)
         try:
             done, subjects = self._ask("acquire", grant, requests=1, tokens=tokens)
             self._take_back()

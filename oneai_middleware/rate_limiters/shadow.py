@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from ..accounts import Limits
@@ -104,10 +104,7 @@ class _Both(Grant):
         return both
 
 
-def _parts(grant: Grant) -> Iterator[Grant]:
+def _parts(grant: Grant) -> tuple[Grant, ...]:
     if not isinstance(grant, _Both):
-        yield grant
-        return
-    yield grant.granted
-    if grant.observed is not None:
-        yield grant.observed
+        return (grant,)
+    return (grant.granted,) if grant.observed is None else (grant.granted, grant.observed)
