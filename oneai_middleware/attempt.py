@@ -108,7 +108,7 @@ class Attempt:
             if not isinstance(completion, Completion):
                 raise TypeError(f"{type(completion).__name__} is no completion")
             _check(completion)
-            self.begun = True
+            self._begin()
             return completion
 
     def overdue(self) -> str | None:

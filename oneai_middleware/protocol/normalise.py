@@ -80,7 +80,8 @@ class StreamNormaliser:
         """
         if type(item) is not Chunk or not self._goes_on(item):
             return None
-        chunk = Chunk(item)
+        chunk = Chunk(self._ours)
+        chunk.update(item)
         chunk.update(self._ours)
         if self._include_usage:
             chunk["usage"] = None

@@ -26,9 +26,10 @@ class Listening:
 
     def __next__(self):
         item = next(self.body)
-        if item.startswith(b"data: {"):
-            for choice in json.loads(item[6:]).get("choices", ()):
-                self.heard.append(choice["delta"].get("content") or "")
+        for line in item.splitlines():
+            if line.startswith(b"data: {"):
+                for choice in json.loads(line[6:]).get("choices", ()):
+                    self.heard.append(choice["delta"].get("content") or "")
         return item
 
     def close(self):

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -129,12 +130,22 @@ def test_what_is_no_key_never_reaches_the_database(shop: Any, send: Any, key: st
     assert [what for what, _ in said if "SET last_used" not in what] == []
 
 
-def test_no_key_reaches_the_database_by_way_of_a_call(shop: Any, send: Any) -> None:
+def test_no_key_reaches_the_database_by_way_of_a_call(
+    shop: Any, send: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop.top_up(10**9)
     gateway = shop.gateway()
     said: list[str] = []
     note = lambda *arguments: said.append(str(arguments[2:4]))  # noqa: E731
     sa.event.listen(shop.database.engine, "before_cursor_execute", note)
+    # What is said past SQLAlchemy, too.
+    if shop.database.kind == "sqlite":
+        trace = lambda raw, *_: raw.set_trace_callback(said.append)  # noqa: E731
+        sa.event.listen(shop.database.engine, "checkout", trace)
+    else:
+        execute = psycopg.Connection.execute
+        noted = lambda *arguments: (said.append(str(arguments[1:])), execute(*arguments))[1]  # noqa: E731
+        monkeypatch.setattr(psycopg.Connection, "execute", noted)
     for stream in (False, True):
         chat = {**CHAT, "stream": stream}
         reply = send(gateway, "POST", "/v1/chat/completions", chat, shop.headers)
@@ -143,5 +154,7 @@ def test_no_key_reaches_the_database_by_way_of_a_call(shop: Any, send: Any) -> N
     for path in ("key", "balance", "usage"):
         assert send(gateway, "GET", f"/v1/{path}", headers=shop.headers).status == 200
     sa.event.remove(shop.database.engine, "before_cursor_execute", note)
+    if shop.database.kind == "sqlite":
+        sa.event.remove(shop.database.engine, "checkout", trace)
     assert len(said) > 10
     assert not [line for line in said if shop.secret in line or "Say something" in line]

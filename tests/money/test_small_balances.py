@@ -187,8 +187,8 @@ def test_a_stream_that_outgrows_its_hold_goes_on_as_long_as_the_money_does(
     events = []
     for item in reply.body:
         held.append(shop.balance.held)
-        if item.startswith(b"data: {"):
-            events.append(json.loads(item[6:]))
+        lines = [line for line in item.splitlines() if line.startswith(b"data: {")]
+        events += [json.loads(line[6:]) for line in lines]
     reply.close()
     assert held[0] == least
     assert least < held[len(held) // 2] < max(held)
