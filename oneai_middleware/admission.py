@@ -61,19 +61,16 @@ class Admission(NamedTuple):
 
     def entry(self, call: Call, usage: Usage) -> Entry:
         """The draft, completed with what ``call`` has taken."""
-        draft = self.draft
-        return Entry(
-            *draft[:4],
-            call.provider or draft.provider,
-            *draft[5:9],  # the prices, and who pays
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.cached_tokens,
-            usage.reasoning_tokens,
-            usage.estimated,
-            call.outcome or draft.outcome,
-            self.model.price.cost(usage),
-            max(0.0, call.ended - call.started),
+        return self.draft._replace(
+            provider=call.provider or self.draft.provider,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            estimated=usage.estimated,
+            outcome=call.outcome or self.draft.outcome,
+            cost=self.model.price.cost(usage),
+            duration=max(0.0, call.ended - call.started),
         )
 
 

@@ -159,11 +159,15 @@ def _socket_at(path: str = "") -> Callable[[Any], int]:
     return lambda held: fileno(held)()
 
 
-def _uwsgi(environ: Environ) -> Any:
+def _uwsgi() -> Any:
+    return sys.modules["uwsgi"]
+
+
+def _uwsgi_cores(environ: Environ) -> Any:
     # The module is also there when this is no request of uWSGI's, as in a test.
     if "uwsgi.version" not in environ:
         raise LookupError("the server is not uWSGI")
-    return sys.modules["uwsgi"]
+    return _uwsgi().cores
 
 
 _DESCRIPTORS: tuple[tuple[str, Callable[[Any], int]], ...] = (
@@ -172,7 +176,7 @@ _DESCRIPTORS: tuple[tuple[str, Callable[[Any], int]], ...] = (
     # The function itself knows only what the server has read, which is nothing
     # while a request is served, unless it is set to look ahead.
     ("waitress.client_disconnected", _socket_at("__self__.socket")),
-    ("uwsgi.version", lambda version: sys.modules["uwsgi"].connection_fd()),
+    ("uwsgi.version", lambda version: _uwsgi().connection_fd()),
     ("wsgi.input", lambda stream: _socket_of(stream).fileno()),
 )
 
@@ -231,6 +235,6 @@ def _cheroot_threads(environ: Environ) -> Any:
 _THREADS: tuple[Callable[[Environ], Any], ...] = (
     _gunicorn_threads,
     lambda environ: environ["waitress.client_disconnected"].__self__.adj.threads,
-    lambda environ: _uwsgi(environ).cores,  # threads, or greenlets of which there are as few
+    _uwsgi_cores,  # threads, or greenlets of which there are as few
     _cheroot_threads,
 )

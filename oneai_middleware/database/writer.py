@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,9 +29,8 @@ class Writer:
 
     def __init__(self, connect: Callable[[], sa.Connection]) -> None:
         self._connect = connect
-        self._turn = threading.Condition(threading.Lock())
-        self._is_taken = False
-        self._waiting = 0
+        self._turn = threading.Lock()  # taken as long as it is somebody's
+        self._line: deque[_Place] = deque()
         self._group: _Group | None = None
 
     @contextlib.contextmanager
@@ -51,40 +51,74 @@ class Writer:
             group.wait()
 
     def _take_turn(self) -> None:
-        stopped: BaseException | None = None
-        with self._turn:
-            self._waiting += 1
-            try:
-                self._turn.wait_for(lambda: not self._is_taken, time_left())
-            except BaseException as error:  # a greenlet that is killed
-                stopped = error
-            self._waiting -= 1
-            is_mine, self._is_taken = not self._is_taken, True
-        if stopped is not None:
-            if is_mine:
+        if self._turn.acquire(blocking=False):
+            return
+        place = _Place()
+        self._line.append(place)
+        if self._turn.acquire(blocking=False):  # it was given back meanwhile
+            self._line.remove(place)
+            return
+        try:
+            is_mine = place.wait(time_left())
+        except BaseException:  # a greenlet that is killed
+            if not self._has_left(place):
                 self._pass_on()
-            raise stopped
-        if not is_mine:
+            raise
+        if not is_mine and self._has_left(place):
             raise sqlite3.OperationalError("database is locked")
 
+    def _has_left(self, place: _Place) -> bool:
+        """Leave the line; false if it had come to be this one's turn."""
+        try:
+            self._line.remove(place)
+        except ValueError:
+            return False
+        return True
+
     def _pass_on(self) -> bool:
-        """Let the next one go on in this transaction; false if it had to be ended."""
+        """Let the next one go on in this transaction; false if it had to be ended. Nothing
+        is waited for in here: who is killed while they wait would leave the turn taken."""
         group = self._group
-        with self._turn:
-            if group is None or (self._waiting and group.has_room):
-                self._free()
-                return group is not None
+        if group is not None and group.has_room and self._called():
+            return True
         self._group = None
         try:
-            group.end()
+            if group is not None:
+                group.end()
         finally:
-            with self._turn:
-                self._free()
+            self._give_back()
         return False
 
-    def _free(self) -> None:
-        self._is_taken = False
-        self._turn.notify()
+    def _give_back(self) -> None:
+        while not self._called():
+            self._turn.release()
+            if not self._line or not self._turn.acquire(blocking=False):
+                return  # nobody came meanwhile, or somebody has it
+
+    def _called(self) -> bool:
+        """Give the turn to the first in the line, if there is one."""
+        try:
+            place = self._line.popleft()
+        except IndexError:
+            return False
+        place.call()
+        return True
+
+
+class _Place:
+    """A place in the line."""
+
+    def __init__(self) -> None:
+        self._called = threading.Lock()
+        self._called.acquire()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Whether it was called in time."""
+        return self._called.acquire(timeout=-1 if seconds is None else max(0.0, seconds))
+
+    def call(self) -> None:
+        """It is its turn."""
+        self._called.release()
 
 
 class _Group:

@@ -5,7 +5,8 @@ A database gives a handful of small acts inside one transaction
 conditional updates, whose row count says whether they did: no row is read first and
 locked, nothing can be spent twice, and no balance goes below zero. Rows are locked in
 one order, so that no two calls wait for each other: hold, key, entry, and last the
-account, which all of its calls need.
+account, which all of its calls need. (What PostgreSQL does at once writes the hold or the
+entry last: it can be in the way of nobody but a call of the same id.)
 """
 
 from __future__ import annotations

@@ -20,6 +20,9 @@ from .pump import Pump, Signal
 
 log = logging.getLogger("oneai_middleware.relay")
 
+TOGETHER = 256 * 1024
+"""Bytes of events that go out in one write, and not many more."""
+
 
 def completion_of(
     exchange: Exchange, run: Callable[[], Completion], *, id: str, created: int, model: str
@@ -60,6 +63,32 @@ class _Piece(NamedTuple):
     usage_after: Usage | None = None
 
 
+class _Joined:
+    """Chunks that are to go out together, and the usage that came with them."""
+
+    def __init__(self) -> None:
+        self.events: list[bytes] = []
+        self.size = 0
+        self.usage_after: Usage | None = None
+        self._chunks: list[Chunk] = []
+        self._usage: Usage | None = None
+
+    def add(self, chunk: Chunk) -> None:
+        """One more.
+
+        :raises BackendUnavailable: it cannot be written.
+        """
+        event = sse.event(_encoded(chunk))
+        self.events.append(event)
+        self.size += len(event)
+        self._chunks.append(chunk)
+        if self.usage_after is not None:
+            self._usage, self.usage_after = self.usage_after, None
+
+    def piece(self) -> _Piece:
+        return _Piece(b"".join(self.events), self._chunks, self._usage, self.usage_after)
+
+
 class EventStream:
     """The body of a streamed answer.
 
@@ -89,6 +118,7 @@ class EventStream:
         self._last_sent = clock()
         self._ready: deque[_Piece] = deque()
         self._usage_after: Usage | None = None
+        self._failure: Exception | None = None
         self._opened = False
         self._over = False
         self._closing = threading.Lock()
@@ -159,6 +189,8 @@ class EventStream:
                 self._break(InternalError())
 
     def _advance(self) -> None:
+        if self._failure is not None:
+            raise self._failure
         item = self._pump.take(self._last_sent + self._keep_alive - self._clock())
         if item is Signal.SILENCE:
             self._ready.append(_Piece(sse.KEEP_ALIVE))
@@ -168,24 +200,28 @@ class EventStream:
             self._relay([item, *self._pump.take_waiting()] if self._opened else [item])
 
     def _relay(self, items: list[Item]) -> None:
-        chunks: list[Chunk] = []
-        events: list[bytes] = []
-        usage: Usage | None = None
-        usage_after: Usage | None = None
+        joined = _Joined()
         try:
             for item in items:
-                more = self._normaliser.more(item)
-                if more is None:
-                    usage_after = _usage_of(item) or usage_after
-                for chunk in (more,) if more is not None else self._normaliser.chunk(item):
-                    events.append(sse.event(_encoded(chunk)))
-                    chunks.append(chunk)
-                    usage, usage_after = usage_after or usage, None
-        finally:  # also of those before one that cannot be sent
-            if events:
-                self._ready.append(_Piece(b"".join(events), chunks, usage, usage_after))
-            else:
-                self._exchange.meter.told(usage_after)
+                if joined.size > TOGETHER:
+                    self._ready.append(joined.piece())
+                    joined = _Joined()
+                self._join(joined, item)
+        except Exception as error:  # told after what came before it has gone out
+            self._failure = error
+        if joined.events:
+            self._ready.append(joined.piece())
+        else:
+            self._exchange.meter.told(joined.usage_after)
+
+    def _join(self, joined: _Joined, item: Item) -> None:
+        more = self._normaliser.more(item)
+        if more is not None:
+            joined.add(more)
+            return
+        joined.usage_after = _usage_of(item) or joined.usage_after
+        for chunk in self._normaliser.chunk(item):
+            joined.add(chunk)
 
     def _complete(self) -> None:
         """The provider is done; so is the call, unless it was ended from outside."""

@@ -30,7 +30,9 @@ class Pump(Generic[T]):
     """Runs ``items`` in a daemon thread and hands them over.
 
     The queue between the two threads is a deque, which needs no lock: who finds it empty,
-    or full, says so and waits, and only then has the other a condition to notify.
+    or full, says so and waits, and only then has the other a condition to notify. One
+    says so before it looks again and the other looks after it has put something in:
+    that nobody is missed rests on Python's global lock, which lets both see one order.
     """
 
     def __init__(self, items: Iterator[T], ahead: int = AHEAD) -> None:

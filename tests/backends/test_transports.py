@@ -87,3 +87,8 @@ def test_a_proxy_that_is_reached_over_tls_is_for_requests_alone():
 @pytest.mark.parametrize("name", TRANSPORTS)
 def test_a_transport_shows_no_permission_of_its_proxy(name):
     assert "s3cret" not in repr(transport_of(transport=name, proxy="http://me:s3cret@127.0.0.1:9"))
+
+
+def test_one_that_cannot_be_made_is_named():
+    with pytest.raises(ConfigurationError, match=r"^transport: 'json:loads' cannot be made: "):
+        OpenAIBackend(base_url="http://127.0.0.1/v1", transport="json:loads")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,7 +61,7 @@ def at_once(
         for act in acts:
             waiting.append(pool.submit(database.run, act))
             number = len(waiting)
-            eventually(lambda number=number: database._writer()._waiting == number)
+            eventually(lambda number=number: len(database._writer()._line) == number)
         yield waiting
 
 
@@ -133,18 +134,45 @@ def test_no_more_share_a_commit_than_the_first_can_wait_for(
 def test_who_is_stopped_when_it_is_their_turn_leaves_it_to_the_next(
     empty_database: Database, eventually: Any, monkeypatch: Any
 ) -> None:
-    turn, stopped = empty_database._writer()._turn, threading.Event()
-    wait_for = turn.wait_for
+    wait, stopped = writer._Place.wait, threading.Event()
 
-    def stop(*given: Any) -> None:
-        wait_for(*given)
-        if threading.current_thread() is not threading.main_thread() and not stopped.is_set():
+    def stop(*given: Any) -> bool:
+        is_mine = wait(*given)
+        if not stopped.is_set():
             stopped.set()
             raise SystemExit  # as gevent's kill does
+        return is_mine
 
-    monkeypatch.setattr(turn, "wait_for", stop)
+    monkeypatch.setattr(writer._Place, "wait", stop)
     with at_once(empty_database, eventually, note("a"), note("b")) as waiting:
         pass
     assert isinstance(waiting[0].exception(), SystemExit)
     assert waiting[1].exception() is None
     assert noted(empty_database) == ["b"]
+
+
+def test_the_turn_is_never_lost_however_many_give_up_or_are_stopped(
+    empty_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, number = writer._Place.wait, itertools.count()
+
+    def stop(place: Any, seconds: float | None) -> bool:
+        """Give up now and then: at once, or when it has become their turn."""
+        match next(number) % 4:
+            case 0:
+                return wait(place, 0)
+            case 1:
+                wait(place, seconds)
+                raise SystemExit
+            case _:
+                return wait(place, seconds)
+
+    monkeypatch.setattr(writer._Place, "wait", stop)
+    names = [f"{each:03}" for each in range(300)]
+    with ThreadPoolExecutor(16) as pool:
+        doing = {name: pool.submit(empty_database.run, note(name)) for name in names}
+    done = [name for name, one in doing.items() if one.exception() is None]
+    assert noted(empty_database) == done
+    assert 0 < len(done) < len(names)
+    monkeypatch.undo()
+    empty_database.run(note("last"))

@@ -529,3 +529,26 @@ def test_a_stream_whose_money_runs_out_is_cut_to_length(bench):
     call.body.close()
     assert bench.ledger.balance("alice").available == 0
     bench.assert_nothing_is_held()
+
+
+def test_what_goes_out_before_something_that_cannot_is_paid(bench, start):
+    """Events that have come together are billed as one by one."""
+    words = ["one ", *["more "] * 40]
+    stream = start(*words, "\ud800")
+    events = b"".join(run_out(stream.body)).split(b"\n\n")
+    said = [event + b"\n\n" for event in events if event]
+    assert text(said) == "".join(words)
+    assert value(said[-1])["error"]["code"] == "upstream_error"
+    assert bench.row.completion_tokens == stream.exchange.meter.delivered().completion_tokens > 40
+    bench.assert_nothing_is_held()
+
+
+def test_what_has_come_by_then_goes_out_together_but_not_too_much_of_it(bench, start, eventually):
+    stream = start("first ", *["x" * 100_000] * 10)
+    eventually(lambda: len(stream.body._pump._come) == 11)  # ten, and the end
+    first, *rest = run_out(stream.body)
+    assert text([first]) == "first "
+    sizes = [len(piece) for piece in rest]
+    assert max(sizes) < 400_000
+    assert len(rest) < 10
+    assert b"".join(rest).count(b"data: ") == 12  # with the reason to end, and the end

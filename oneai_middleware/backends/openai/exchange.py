@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
@@ -191,4 +192,13 @@ class Hold:
         with self._lock:
             if self._owner is exchange and self._socket is not None:
                 with contextlib.suppress(OSError):
-                    self._socket.shutdown(socket.SHUT_RDWR)
+                    _shut_down(self._socket)
+
+
+def _shut_down(connected: socket.socket) -> None:
+    """End a connection, and leave its encryption on: that of TLS takes it off first, and
+    a thread that sends at this moment would send what is secret as it stands."""
+    if isinstance(connected, ssl.SSLSocket):
+        super(ssl.SSLSocket, connected).shutdown(socket.SHUT_RDWR)
+    else:
+        connected.shutdown(socket.SHUT_RDWR)

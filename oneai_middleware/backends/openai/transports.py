@@ -21,11 +21,23 @@ def read_transport(spec: Any, *, proxy: str | None, verify: bool | str) -> Trans
 
     :raises ConfigurationError: it names none.
     """
-    found = _load(spec)(proxy=proxy, verify=verify) if isinstance(spec, str) else spec
+    found = _made(spec, proxy=proxy, verify=verify) if isinstance(spec, str) else spec
     if not callable(getattr(found, "open", None)) or not callable(getattr(found, "close", None)):
         raise ConfigurationError(f"transport: {type(found).__name__} is no Transport")
     transport: Transport = found
     return transport
+
+
+def _made(spec: str, **options: Any) -> Any:
+    make = _load(spec)
+    try:
+        return make(**options)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"transport: {spec!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _load(spec: str) -> Any:
