@@ -57,7 +57,10 @@ def rounds():
 
 @pytest.fixture
 def settlements(ledger, clock, rounds):
-    return Settlements(ledger, scope=contextlib.nullcontext, clock=clock, pause=rounds)
+    yield Settlements(ledger, scope=contextlib.nullcontext, clock=clock, pause=rounds)
+    for thread in threading.enumerate():  # its last line is of this test and not of the next
+        if thread.name == "oneai-settle":
+            thread.join(30)
 
 
 def spent(ledger):
