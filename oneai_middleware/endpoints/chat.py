@@ -18,6 +18,7 @@ from ..protocol.payload import read_body
 from ..protocol.response import Response
 from ..relay.body import EventStream, completion_of
 from ..relay.exchange import Exchange
+from ..relay.pump import pump_threads
 from ..relay.watch import Watch
 from ..servers import connection_of
 from ..settings import Settings
@@ -53,6 +54,7 @@ class Chat:
         self._settings = settings
         self._scope = scope
         self._clock = clock
+        self._threads = pump_threads()
 
     def __call__(self, environ: dict[str, Any], call: Call) -> Response:
         """Answer one chat request.
@@ -92,6 +94,7 @@ class Chat:
             ),
             keep_alive=self._settings.keep_alive,
             clock=self._clock,
+            threads=self._threads,
         )
         stream.open()
         return Response(200, list(STREAM_HEADERS), stream)

@@ -17,6 +17,7 @@ from ..protocol.usage import Usage
 from ..telemetry import log_call
 from .exchange import ANSWERED, Exchange
 from .pump import Pump, Signal
+from .threads import Threads
 
 log = logging.getLogger("oneai_middleware.relay")
 
@@ -109,9 +110,10 @@ class EventStream:
         *,
         keep_alive: float,
         clock: Callable[[], float] = time.monotonic,
+        threads: Threads | None = None,
     ) -> None:
         self._exchange = exchange
-        self._pump = Pump(items)
+        self._pump = Pump(items, threads=threads)
         self._normaliser = normaliser
         self._keep_alive = keep_alive
         self._clock = clock
@@ -200,13 +202,17 @@ class EventStream:
             self._relay([item, *self._pump.take_waiting()] if self._opened else [item])
 
     def _relay(self, items: list[Item]) -> None:
-        joined = _Joined()
+        joined, more_in = _Joined(), self._normaliser.more
         try:
             for item in items:
                 if joined.size > TOGETHER:
                     self._ready.append(joined.piece())
                     joined = _Joined()
-                self._join(joined, item)
+                more = more_in(item)
+                if more is not None:
+                    joined.add(more)
+                else:
+                    self._join(joined, item)
         except Exception as error:  # told after what came before it has gone out
             self._failure = error
         if joined.events:
@@ -215,10 +221,6 @@ class EventStream:
             self._exchange.meter.told(joined.usage_after)
 
     def _join(self, joined: _Joined, item: Item) -> None:
-        more = self._normaliser.more(item)
-        if more is not None:
-            joined.add(more)
-            return
         joined.usage_after = _usage_of(item) or joined.usage_after
         for chunk in self._normaliser.chunk(item):
             joined.add(chunk)

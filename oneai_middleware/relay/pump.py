@@ -13,10 +13,17 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
+from .threads import Threads
+
 T = TypeVar("T")
 
 AHEAD = 64
 """Items read ahead of the caller: enough to smooth, too few to bill undelivered text."""
+
+
+def pump_threads() -> Threads:
+    """The threads for pumps to run in."""
+    return Threads("oneai-pump")
 
 
 class Signal(enum.Enum):
@@ -27,7 +34,7 @@ class Signal(enum.Enum):
 
 
 class Pump(Generic[T]):
-    """Runs ``items`` in a daemon thread and hands them over.
+    """Runs ``items`` in one of ``threads`` and hands them over.
 
     The queue between the two threads is a deque, which needs no lock: who finds it empty,
     or full, says so and waits, and only then has the other a condition to notify. One
@@ -35,8 +42,11 @@ class Pump(Generic[T]):
     that nobody is missed rests on Python's global lock, which lets both see one order.
     """
 
-    def __init__(self, items: Iterator[T], ahead: int = AHEAD) -> None:
+    def __init__(
+        self, items: Iterator[T], ahead: int = AHEAD, threads: Threads | None = None
+    ) -> None:
         self._items = items
+        self._threads = threads or pump_threads()
         self._ahead = ahead
         self._room = max(1, ahead // 2)
         self._come: deque[Any] = deque()
@@ -47,7 +57,7 @@ class Pump(Generic[T]):
 
     def start(self) -> None:
         """Begin to read."""
-        threading.Thread(target=self._run, name="oneai-pump", daemon=True).start()
+        self._threads.run(self._run)
 
     def take(self, timeout: float) -> T | Signal:
         """The next item, ``END`` after the last, ``SILENCE`` after ``timeout`` seconds.
