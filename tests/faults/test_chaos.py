@@ -129,7 +129,7 @@ def ask(stage: Any, call: int) -> Any:
 
 
 @pytest.fixture
-def run(make_stage: Any) -> Any:
+def run(make_stage: Any, eventually: Any) -> Any:
     """Make many calls, and check every one of them and all together."""
 
     def run(calls: int, cooldown: float) -> Counter[str]:
@@ -150,6 +150,8 @@ def run(make_stage: Any) -> Any:
         assert len(rows) == calls
         assert sum(row.cost for row in rows.values()) == ledger.balance("alice").spent
         assert len(stage.notes()) == sum(seen.error is not None for seen in answers)
+        cooldowns = stage.gateway._endpoints["chat"]._dispatch._cooldowns().values()
+        eventually(lambda: not any(each.remaining for each in cooldowns))
         return Counter(row.outcome for row in rows.values())
 
     return run
