@@ -52,6 +52,8 @@ def limited(claims: Sequence[Claim]) -> tuple[Claim, ...]:
 
     :raises ValueError: two are of one subject.
     """
+    if len(claims) == 1 and claims[0].limits != UNLIMITED:
+        return (claims[0],)
     some = tuple([claim for claim in claims if claim.limits != UNLIMITED])
     if len(some) > 1 and len({claim.subject for claim in some}) < len(some):
         raise ValueError("two claims are of one subject")

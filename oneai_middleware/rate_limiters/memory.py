@@ -13,7 +13,7 @@ from typing import Any, Self
 from ..errors import ConfigurationError
 from ..per_process import PerProcess
 from .base import Claim, Grant, LimitStatus, RateLimiter, limited
-from .subject import SECOND, Subject, figures, refuse_if_short
+from .subject import NEVER, SECOND, Subject, figures, refuse_if_short
 
 FEW = 100
 """Subjects that are kept, needed or not, where there have never been more: to look for what
@@ -50,7 +50,8 @@ class MemoryRateLimiter(RateLimiter):
         state = self._state()
         with state.lock:
             now = self._clock()
-            state.close_expired(now)
+            if now >= state.soonest:
+                state.close_expired(now)
             if len(state.subjects) > state.few:
                 state.forget_full(now, at_least=len(claims) + 1)
             subjects = [state.look(claim, now) for claim in claims]
@@ -59,7 +60,7 @@ class MemoryRateLimiter(RateLimiter):
                 subject.take(tokens)
                 state.subjects[subject.name] = subject
             grant = Grant(state.new_id(), account, claims, tokens, figures(subjects))
-            state.open[grant.id] = (now + self._lease, grant)
+            state.keep_open(grant, now + self._lease)
         return grant
 
     def renew(self, grant: Grant) -> None:
@@ -88,7 +89,8 @@ class MemoryRateLimiter(RateLimiter):
         state = self._state()
         with state.lock:
             now = self._clock()
-            state.close_expired(now)
+            if now >= state.soonest:
+                state.close_expired(now)
             if state.open.pop(grant.id, None) is not None:
                 for claim in grant.claims:
                     state.subjects[claim.subject].give_back(requests, tokens, now)
@@ -105,13 +107,20 @@ class _State:
         self.lock = threading.Lock()
         self.subjects: OrderedDict[str, Subject] = OrderedDict()
         self.open: OrderedDict[str, tuple[int, Grant]] = OrderedDict()
+        self.soonest: float = NEVER
+        """Before then no lease is over."""
         self.few = FEW
         self._most = 0
-        self._pid = os.getpid()
+        self._prefix = f"{os.getpid()}-"
         self._ids = count(1)
 
     def new_id(self) -> str:
-        return f"{self._pid}-{next(self._ids)}"
+        return self._prefix + str(next(self._ids))
+
+    def keep_open(self, grant: Grant, expiry: int) -> None:
+        if not self.open:
+            self.soonest = expiry
+        self.open[grant.id] = (expiry, grant)
 
     def look(self, claim: Claim, now: int) -> Subject:
         """The subject as it stands at ``now``; what was never seen, or stood under other
@@ -127,6 +136,7 @@ class _State:
         while self.open:
             expiry, grant = next(iter(self.open.values()))
             if expiry > now:
+                self.soonest = expiry
                 return
             del self.open[grant.id]
             for claim in grant.claims:

@@ -53,13 +53,14 @@ class Subject:
     def refill(self, now: int) -> None:
         """See what has come in since."""
         elapsed = now - self.at
-        if elapsed > 0:
-            rpm, tpm, _ = self.limits
-            if rpm is not None:
-                self.requests = refilled(self.requests, rpm, elapsed)
-            if tpm is not None:
-                self.tokens = refilled(self.tokens, tpm, elapsed)
-            self.at = now
+        if elapsed <= 0:
+            return
+        self.at = now
+        rpm, tpm, _ = self.limits
+        if rpm is not None:
+            self.requests = refilled(self.requests, rpm, elapsed)
+        if tpm is not None:
+            self.tokens = refilled(self.tokens, tpm, elapsed)
 
     def has_room(self, tokens: int) -> bool:
         """Whether a call of so many tokens need not wait."""
