@@ -59,9 +59,9 @@ class MemoryRateLimiter(RateLimiter):
             for subject in subjects:
                 subject.take(tokens)
                 state.subjects[subject.name] = subject
-            grant = Grant(state.new_id(), account, claims, tokens, figures(subjects))
-            state.keep_open(grant, now + self._lease)
-        return grant
+            id = state.keep_open(claims, now + self._lease)
+            left = [subject.buckets() for subject in subjects]
+        return Grant(id, account, claims, tokens, figures(left))
 
     def renew(self, grant: Grant) -> None:
         state = self._state()
@@ -69,7 +69,7 @@ class MemoryRateLimiter(RateLimiter):
             now = self._clock()
             state.close_expired(now)
             if grant.id in state.open:
-                state.open[grant.id] = (now + self._lease, grant)
+                state.open[grant.id] = (now + self._lease, grant.claims)
                 state.open.move_to_end(grant.id)
 
     def settle(self, grant: Grant, tokens: int) -> None:
@@ -82,7 +82,8 @@ class MemoryRateLimiter(RateLimiter):
         state = self._state()
         with state.lock:
             now = self._clock()
-            return figures([state.look(claim, now) for claim in limited(claims)])
+            left = [state.look(claim, now).buckets() for claim in limited(claims)]
+        return figures(left)
 
     def _close(self, grant: Grant, *, requests: int, tokens: int) -> None:
         """Free the slots and give back; a grant that is not open is closed already."""
@@ -120,14 +121,14 @@ class _Moment:
 class _State:
     """What one process knows. The lock is held over every use.
 
-    ``open`` is ordered by expiry, since all leases are equally long and a renewed
-    one goes to the end.
+    ``open`` has when the lease of a grant is over, and its claims, by its id. It is ordered
+    by expiry, since all leases are equally long and a renewed one goes to the end.
     """
 
     def __init__(self) -> None:
         self.lock = _Moment()
         self.subjects: OrderedDict[str, Subject] = OrderedDict()
-        self.open: OrderedDict[str, tuple[int, Grant]] = OrderedDict()
+        self.open: OrderedDict[str, tuple[int, tuple[Claim, ...]]] = OrderedDict()
         self.soonest: float = NEVER
         """Before then no lease is over."""
         self.few = FEW
@@ -135,13 +136,13 @@ class _State:
         self._prefix = f"{os.getpid()}-"
         self._ids = count(1)
 
-    def new_id(self) -> str:
-        return self._prefix + str(next(self._ids))
-
-    def keep_open(self, grant: Grant, expiry: int) -> None:
+    def keep_open(self, claims: tuple[Claim, ...], expiry: int) -> str:
+        """Remember a new grant of ``claims``: its id."""
         if not self.open:
             self.soonest = expiry
-        self.open[grant.id] = (expiry, grant)
+        id = self._prefix + str(next(self._ids))
+        self.open[id] = (expiry, claims)
+        return id
 
     def look(self, claim: Claim, now: int) -> Subject:
         """The subject as it stands at ``now``; what was never seen, or stood under other
@@ -155,12 +156,12 @@ class _State:
     def close_expired(self, now: int) -> None:
         """Forget grants whose lease is over: the slots come back, the tokens do not."""
         while self.open:
-            expiry, grant = next(iter(self.open.values()))
+            id, (expiry, claims) = next(iter(self.open.items()))
             if expiry > now:
                 self.soonest = expiry
                 return
-            del self.open[grant.id]
-            for claim in grant.claims:
+            del self.open[id]
+            for claim in claims:
                 self.subjects[claim.subject].running -= 1
 
     def forget_full(self, now: int, *, at_least: int) -> None:

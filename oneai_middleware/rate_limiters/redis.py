@@ -93,7 +93,7 @@ class RedisRateLimiter(RateLimiter):
             raise StoreUnavailable(
                 "Try again shortly.", detail="Redis: refused without reason", retry_after=1
             )
-        return grant._replace(status=figures(subjects))
+        return grant._replace(status=figures([subject.buckets() for subject in subjects]))
 
     def renew(self, grant: Grant) -> None:
         self._ask("renew", grant)
@@ -106,7 +106,7 @@ class RedisRateLimiter(RateLimiter):
 
     def status(self, account: str, claims: Sequence[Claim]) -> LimitStatus:
         _, subjects = self._ask("status", Grant("", account, _counted(claims), 0))
-        return figures(subjects)
+        return figures([subject.buckets() for subject in subjects])
 
     def _take_back(self) -> None:
         """Cancel grants in doubt, now that Redis has answered: what was asked before it has

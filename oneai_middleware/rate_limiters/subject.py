@@ -18,6 +18,9 @@ SECOND = 10**9
 NEVER = math.inf
 """The wait for more than a limit can ever allow."""
 
+Bucket = tuple[int, int | None]
+"""Level, and capacity or ``None`` where there is no limit."""
+
 
 class Subject:
     """The levels of one subject's buckets and how many of its calls are running.
@@ -98,6 +101,11 @@ class Subject:
         if tpm is not None:
             self.tokens = given(self.tokens, tpm, tokens)
 
+    def buckets(self) -> tuple[Bucket, Bucket]:
+        """Those of its requests and its tokens, as they are now."""
+        rpm, tpm, _ = self.limits
+        return (self.requests, rpm), (self.tokens, tpm)
+
     def is_like_new(self, now: int) -> bool:
         """Whether it equals one that nothing has been taken from."""
         if self.running:
@@ -109,14 +117,13 @@ class Subject:
         )
 
 
-def figures(subjects: Sequence[Subject]) -> LimitStatus:
-    """What is left to a caller who is all of ``subjects``."""
-    if len(subjects) == 1:
-        [subject] = subjects
-        rpm, tpm, _ = subject.limits
-        return LimitStatus(*_shown(subject.requests, rpm), *_shown(subject.tokens, tpm))
-    requests = _tightest([(s.requests, s.limits.rpm) for s in subjects])
-    tokens = _tightest([(s.tokens, s.limits.tpm) for s in subjects])
+def figures(buckets: Sequence[tuple[Bucket, Bucket]]) -> LimitStatus:
+    """What is left to a caller who is all the subjects that have these ``buckets``."""
+    if len(buckets) == 1:
+        [(requests, tokens)] = buckets
+    else:
+        requests = _tightest([requests for requests, _ in buckets])
+        tokens = _tightest([tokens for _, tokens in buckets])
     return LimitStatus(*_shown(*requests), *_shown(*tokens))
 
 
@@ -143,7 +150,7 @@ def _refuse(
         message,
         subject=subject.name,
         limit=limit,
-        figures=figures(subjects),
+        figures=figures([subject.buckets() for subject in subjects]),
         code=code,
         retry_after=None if ns == NEVER else ns / SECOND,
         retryable=False if ns == NEVER else None,
@@ -182,8 +189,8 @@ def _shown(level: int, capacity: int | None) -> tuple[int | None, int, float]:
     return capacity, remaining(level), until_full(level, capacity) / SECOND
 
 
-def _tightest(buckets: Sequence[tuple[int, int | None]]) -> tuple[int, int | None]:
-    """Level and capacity of the bucket with the least share left, of those that there are."""
+def _tightest(buckets: Sequence[Bucket]) -> Bucket:
+    """The one with the least share left, of those that there are."""
     there = [(level, capacity) for level, capacity in buckets if capacity is not None]
     return min(there, key=_share_left) if there else (0, None)
 
