@@ -48,7 +48,7 @@ class MemoryRateLimiter(RateLimiter):
     def acquire(self, account: str, claims: Sequence[Claim], tokens: int) -> Grant:
         claims = limited(claims)
         state = self._state()
-        with state.lock:
+        with state.free_lock():
             now = self._clock()
             if now >= state.soonest:
                 state.close_expired(now)
@@ -61,11 +61,12 @@ class MemoryRateLimiter(RateLimiter):
                 state.subjects[subject.name] = subject
             id = state.keep_open(claims, now + self._lease)
             left = [subject.buckets() for subject in subjects]
+        # Threads that are many are mostly interrupted in the lock: the less there is to do.
         return Grant(id, account, claims, tokens, figures(left))
 
     def renew(self, grant: Grant) -> None:
         state = self._state()
-        with state.lock:
+        with state.free_lock():
             now = self._clock()
             state.close_expired(now)
             if grant.id in state.open:
@@ -80,7 +81,7 @@ class MemoryRateLimiter(RateLimiter):
 
     def status(self, account: str, claims: Sequence[Claim]) -> LimitStatus:
         state = self._state()
-        with state.lock:
+        with state.free_lock():
             now = self._clock()
             left = [state.look(claim, now).buckets() for claim in limited(claims)]
         return figures(left)
@@ -88,34 +89,13 @@ class MemoryRateLimiter(RateLimiter):
     def _close(self, grant: Grant, *, requests: int, tokens: int) -> None:
         """Free the slots and give back; a grant that is not open is closed already."""
         state = self._state()
-        with state.lock:
+        with state.free_lock():
             now = self._clock()
             if now >= state.soonest:
                 state.close_expired(now)
             if state.open.pop(grant.id, None) is not None:
                 for claim in grant.claims:
                     state.subjects[claim.subject].give_back(requests, tokens, now)
-
-
-class _Moment:
-    """A lock that is held for a moment.
-
-    Whoever finds it taken lets others run and asks again. A thread that waited in the lock
-    itself would have it before it can run, and whoever runs would have to wait for that
-    one: with many threads, at every call.
-    """
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        while not self._lock.acquire(False):
-            time.sleep(0)
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 class _State:
@@ -126,7 +106,7 @@ class _State:
     """
 
     def __init__(self) -> None:
-        self.lock = _Moment()
+        self._lock = threading.Lock()
         self.subjects: OrderedDict[str, Subject] = OrderedDict()
         self.open: OrderedDict[str, tuple[int, tuple[Claim, ...]]] = OrderedDict()
         self.soonest: float = NEVER
@@ -135,6 +115,16 @@ class _State:
         self._most = 0
         self._prefix = f"{os.getpid()}-"
         self._ids = count(1)
+
+    def free_lock(self) -> threading.Lock:
+        """The lock, once nobody holds it: to be taken at once, and for a moment.
+
+        A thread that waits in a lock gets it before it can run, and whoever runs has to wait
+        for that one: with many threads, at every call. So nobody waits in it.
+        """
+        while self._lock.locked():
+            time.sleep(0)
+        return self._lock
 
     def keep_open(self, claims: tuple[Claim, ...], expiry: int) -> str:
         """Remember a new grant of ``claims``: its id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -80,25 +81,48 @@ def brisk() -> Iterator[None]:
 
 @pytest.mark.usefixtures("brisk")
 def test_of_32_threads_that_contend_none_starves() -> None:
-    limiter, over = MemoryRateLimiter(), threading.Event()
+    limiter, calls = MemoryRateLimiter(), itertools.count(1)
     claims = (*claim(rpm=10**9, tpm=10**9), *claim("key:k1", concurrent=40))
-    barrier = threading.Barrier(33)
+    barrier = threading.Barrier(32)
 
-    def work() -> int:
+    def work(_: int) -> int:
         barrier.wait(timeout=60)
         done = 0
-        while not over.is_set():
+        while next(calls) < 32 * 1_500:
             limiter.settle(limiter.acquire("alice", claims, 10), 10)
             done += 1
         return done
 
     with ThreadPoolExecutor(32) as pool:
-        running = [pool.submit(work) for _ in range(32)]
-        barrier.wait(timeout=60)
-        time.sleep(2)
-        over.set()
-        shares = sorted(one.result() for one in running)
+        shares = sorted(pool.map(work, range(32)))
     assert shares[0] > sum(shares) / len(shares) / 10
+
+
+# As a server ends its worker, and Ctrl-C or a test's timeout the main thread.
+INTERRUPTED = """
+import contextlib, random, signal, sys, threading
+from oneai_middleware.rate_limiters.memory import MemoryRateLimiter
+from oneai_middleware.testing import claim
+
+def interrupt(*_):
+    raise InterruptedError
+
+limiter, claims, choice = MemoryRateLimiter(), claim(rpm=10**9), random.Random(1)
+signal.signal(signal.SIGALRM, interrupt)
+for _ in range(2_000):
+    with contextlib.suppress(InterruptedError):
+        signal.setitimer(signal.ITIMER_REAL, choice.uniform(1e-5, 5e-5))
+        while True:
+            limiter.acquire("alice", claims, 1)
+later = threading.Thread(target=limiter.status, args=("alice", claims), daemon=True)
+later.start()
+later.join(timeout=10)
+sys.exit(later.is_alive())
+"""
+
+
+def test_a_signal_that_ends_an_acquire_at_any_point_leaves_the_lock_free() -> None:
+    subprocess.run([sys.executable, "-c", INTERRUPTED], check=True, timeout=60)
 
 
 @pytest.mark.usefixtures("brisk")
