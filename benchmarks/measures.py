@@ -19,8 +19,9 @@ Figures = dict[str, float]
 REST = 20.0
 """Seconds that a server may take to come to an end, or to notice that its callers have left."""
 
-STARTS = 200
-"""How many of the streams that are held begin in a second."""
+APART = {20: 0.021, 2: 0.0055}
+"""Seconds between the beginnings of two streams, by their events a second: such that no two of
+fifty, or of a thousand, have theirs at the same moment."""
 
 
 class Measure(NamedTuple):
@@ -85,14 +86,13 @@ def _first(served: Served, seconds: float) -> tuple[Tally, Figures]:
 
 
 def _paced(served: Served, seconds: float) -> tuple[Tally, Figures]:
-    return at_pace(served, seconds, callers=50, rate=20, spread=1.0)
+    return at_pace(served, seconds, callers=50, rate=20)
 
 
-def at_pace(
-    served: Served, seconds: float, *, callers: int, rate: int, spread: float
-) -> tuple[Tally, Figures]:
+def at_pace(served: Served, seconds: float, *, callers: int, rate: int) -> tuple[Tally, Figures]:
     """So many streams side by side, of so many pieces a second each, all of them under way
     all the time."""
+    spread = callers * APART[rate]
     warm = spread + 0.5
     pieces = math.ceil((warm + seconds) * rate)
     tally = asyncio.run(
@@ -118,7 +118,7 @@ def held(served: Served, seconds: float, streams: int) -> tuple[Figures, int]:
     cost, and how many went wrong."""
     asyncio.run(call(served, "answer", callers=16, seconds=1.0))
     before = served.memory
-    tally, figures = at_pace(served, seconds, callers=streams, rate=2, spread=streams / STARTS)
+    tally, figures = at_pace(served, seconds, callers=streams, rate=2)
     if tally.unfinished:
         tally.errors["did not end in time"] = tally.unfinished
     faults = _said(tally)
