@@ -21,7 +21,7 @@ from .kinds import begin_to_write
 from .patience import time_left
 
 MOST = 64
-"""How many share one commit: the first waits for the last."""
+"""How many share one commit, with those who fail: the first waits for the last."""
 
 
 class Writer:
@@ -129,6 +129,7 @@ class _Group:
         raw: Any = connection.connection.driver_connection
         self._raw: sqlite3.Connection = raw
         self._size = 0
+        self._has_work = False
         self._error: BaseException | None = None
         self._ended = threading.Event()
         try:
@@ -145,7 +146,7 @@ class _Group:
     @contextlib.contextmanager
     def joined(self) -> Iterator[sa.Connection]:
         """One more writes in here. What they did is undone if anything is raised."""
-        is_first = self._size == 0
+        is_first, self._size = self._size == 0, self._size + 1
         if not is_first:
             self._raw.execute("SAVEPOINT one")
         try:
@@ -155,7 +156,7 @@ class _Group:
             raise
         if not is_first:
             self._raw.execute("RELEASE one")
-        self._size += 1
+        self._has_work = True
 
     def _undo(self, statement: str) -> None:
         try:
@@ -166,7 +167,7 @@ class _Group:
     def end(self) -> None:
         """Commit for all. What goes wrong is everybody's."""
         try:
-            if self._size and self._error is None:
+            if self._has_work and self._error is None:
                 self._raw.execute("COMMIT")
         except BaseException as error:
             self._error = error

@@ -131,6 +131,16 @@ def test_no_more_share_a_commit_than_the_first_can_wait_for(
     assert len(commits) == 2
 
 
+def test_who_fails_counts_as_well_since_the_first_waits_for_them_too(
+    empty_database: Database, commits: list[str], eventually: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(writer, "MOST", 2)
+    with at_once(empty_database, eventually, fail, note("a")):
+        pass
+    assert noted(empty_database) == ["a"]
+    assert len(commits) == 2
+
+
 def test_who_is_stopped_when_it_is_their_turn_leaves_it_to_the_next(
     empty_database: Database, eventually: Any, monkeypatch: Any
 ) -> None:
