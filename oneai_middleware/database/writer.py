@@ -40,15 +40,24 @@ class Writer:
 
         :raises sqlite3.OperationalError: others write for too long.
         """
-        self._take_turn()
+        group = self._entered()
         try:
-            group = self._group = self._group or _Group(self._connect())
             with group.joined() as connection:
                 yield connection
         finally:
-            is_passed_on = self._pass_on()
-        if is_passed_on:
-            group.wait()
+            self._pass_on()
+        group.wait()
+
+    def _entered(self) -> _Group:
+        """The group that goes on, or a new one, once it is this thread's turn."""
+        self._take_turn()
+        try:
+            if self._group is None:
+                self._group = _Group(self._connect())
+            return self._group
+        except BaseException:
+            self._pass_on()
+            raise
 
     def _take_turn(self) -> None:
         if self._turn.acquire(blocking=False):
@@ -75,19 +84,18 @@ class Writer:
             return False
         return True
 
-    def _pass_on(self) -> bool:
-        """Let the next one go on in this transaction; false if it had to be ended. Nothing
-        is waited for in here: who is killed while they wait would leave the turn taken."""
+    def _pass_on(self) -> None:
+        """Let the next one go on in this transaction, or end it. Nothing is waited for in
+        here: who is killed while they wait would leave the turn taken."""
         group = self._group
         if group is not None and group.has_room and self._called():
-            return True
+            return
         self._group = None
         try:
             if group is not None:
                 group.end()
         finally:
             self._give_back()
-        return False
 
     def _give_back(self) -> None:
         while not self._called():
@@ -130,7 +138,7 @@ class _Group:
         self._raw: sqlite3.Connection = raw
         self._size = 0
         self._has_work = False
-        self._error: BaseException | None = None
+        self._error: sqlite3.Error | None = None
         self._ended = threading.Event()
         try:
             begin_to_write(self._raw)
@@ -141,7 +149,8 @@ class _Group:
     @property
     def has_room(self) -> bool:
         """Whether another can join."""
-        return self._size < MOST and self._raw.in_transaction and self._error is None
+        # A connection that is closed cannot be asked any more.
+        return self._size < MOST and self._error is None and self._raw.in_transaction
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[sa.Connection]:
@@ -151,33 +160,40 @@ class _Group:
             self._raw.execute("SAVEPOINT one")
         try:
             yield self._connection
-        except BaseException:
-            self._undo("ROLLBACK" if is_first else "ROLLBACK TO one")
+            if not is_first:
+                self._raw.execute("RELEASE one")
+        except BaseException as error:
+            self._undo("ROLLBACK" if is_first else "ROLLBACK TO one", error)
             raise
-        if not is_first:
-            self._raw.execute("RELEASE one")
         self._has_work = True
 
-    def _undo(self, statement: str) -> None:
+    def _undo(self, statement: str, cause: BaseException) -> None:
         try:
             self._raw.execute(statement)
-        except sqlite3.Error as error:  # SQLite has undone by itself all that there was
-            self._error = error
+        except sqlite3.Error as error:
+            # SQLite has undone by itself all that there was, or SQLAlchemy has closed the
+            # connection of who was stopped in the midst of a statement.
+            cause = getattr(cause, "orig", cause)
+            self._error = cause if isinstance(cause, sqlite3.Error) else error
 
     def end(self) -> None:
-        """Commit for all. What goes wrong is everybody's."""
+        """Commit for all. What goes wrong is everybody's: :meth:`wait` raises it."""
         try:
             if self._has_work and self._error is None:
+                self._error = sqlite3.OperationalError("interrupted")  # unless it gets through
                 self._raw.execute("COMMIT")
-        except BaseException as error:
+                self._error = None
+        except sqlite3.Error as error:
             self._error = error
-            raise
         finally:
-            self._connection.close()
-            self._ended.set()
+            try:
+                self._connection.close()
+            finally:
+                self._ended.set()
 
     def wait(self) -> None:
         """Wait until it is committed, and raise what another met with who did it."""
         self._ended.wait()
         if self._error is not None:
-            raise self._error
+            # One of their own for each thread, whose traceback becomes part of it.
+            raise type(self._error)(*self._error.args)

@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,23 @@ def owe(connection: sa.Connection) -> None:
     connection.exec_driver_sql("PRAGMA defer_foreign_keys=ON")
     row = dict.fromkeys(("id", "digest", "account", "label", "hint"), "x")
     connection.execute(sa.insert(KEYS).values(row | {"revoked": False, "created_at": 0}))
+
+
+def be_stopped(connection: sa.Connection) -> None:
+    """Be stopped in the midst of a statement, at which SQLAlchemy closes the connection."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit
+
+    sa.event.listen(connection, "after_cursor_execute", stop)
+    note("never")(connection)
+
+
+def fill(connection: sa.Connection) -> None:
+    """Find no room in the file, at which SQLite undoes the whole transaction."""
+    pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
+    note("x" * 200_000)(connection)
 
 
 @contextlib.contextmanager
@@ -119,6 +137,93 @@ def test_a_commit_that_fails_is_nobodys_success(
     assert noted(empty_database) == []
     empty_database.run(note("b"))
     assert noted(empty_database) == ["b"]
+
+
+def test_what_undoes_the_work_of_all_is_named_to_all(
+    empty_database: Database, connect: Callable[..., Database], eventually: Any
+) -> None:
+    database = connect(empty_database.url)  # whose connection has no room from then on
+    with (
+        pytest.raises(StoreUnavailable) as first,
+        at_once(database, eventually, note("a"), fill) as waiting,
+    ):
+        pass
+    for error in (first.value, *(act.exception() for act in waiting)):
+        assert isinstance(error, StoreUnavailable)
+        assert error.detail == "sqlite: OperationalError: database or disk is full"
+    empty_database.run(note("b"))
+    assert noted(empty_database) == ["b"]
+
+
+def test_who_is_stopped_in_the_midst_of_a_statement_leaves_the_turn_to_the_next(
+    empty_database: Database, eventually: Any
+) -> None:
+    with (
+        pytest.raises(StoreUnavailable),
+        at_once(empty_database, eventually, note("a"), be_stopped, note("b")) as waiting,
+    ):
+        pass
+    assert [type(act.exception()) for act in waiting] == [
+        StoreUnavailable,  # whose work went with the connection
+        SystemExit,
+        type(None),
+    ]
+    assert noted(empty_database) == ["b"]
+
+
+@pytest.mark.parametrize(("point", "others"), [("COMMIT", StoreUnavailable), ("close", type(None))])
+def test_who_is_stopped_while_they_commit_for_all_stops_nobody_else(
+    empty_database: Database,
+    eventually: Any,
+    monkeypatch: Any,
+    point: str,
+    others: type[object],
+) -> None:
+    end = writer._Group.end
+
+    def stopped(act: Callable[..., object]) -> Callable[..., None]:
+        def be_stopped(*given: Any) -> None:
+            act(*given)
+            raise SystemExit
+
+        return be_stopped
+
+    def end_stopped(group: Any) -> None:
+        if point == "COMMIT":
+            group._raw = SimpleNamespace(execute=stopped(group._raw.execute))
+        else:
+            group._connection = SimpleNamespace(close=stopped(group._connection.close))
+        end(group)
+
+    with contextlib.ExitStack() as told:
+        if others is StoreUnavailable:
+            told.enter_context(pytest.raises(StoreUnavailable))
+        with at_once(empty_database, eventually, note("a"), note("b")) as waiting:
+            monkeypatch.setattr(writer._Group, "end", end_stopped)
+    assert [type(act.exception()) for act in waiting] == [others, SystemExit]
+    monkeypatch.undo()
+    empty_database.run(note("c"))
+    assert noted(empty_database) == ["a", "b", "c"]
+
+
+def test_who_is_stopped_and_ends_the_transaction_meets_with_no_error_of_its_own(
+    empty_database: Database, eventually: Any, monkeypatch: Any
+) -> None:
+    wait, number = writer._Place.wait, itertools.count()
+
+    def stop(*given: Any) -> bool:
+        is_mine = wait(*given)
+        if next(number) == 1:
+            raise SystemExit
+        return is_mine
+
+    monkeypatch.setattr(writer._Place, "wait", stop)
+    with (
+        pytest.raises(StoreUnavailable),
+        at_once(empty_database, eventually, owe, note("a")) as waiting,
+    ):
+        pass
+    assert [type(act.exception()) for act in waiting] == [StoreUnavailable, SystemExit]
 
 
 def test_no_more_share_a_commit_than_the_first_can_wait_for(
