@@ -2,8 +2,9 @@
 
 SQLite lets one at a time write, and who waits has to ask again and again. And each commit
 waits for the disk, which takes longer than all that is done in it. So whoever comes while
-another is at it goes on in the same transaction; the last one commits for all, and nobody
-is told of success before. Each has a savepoint: who fails undoes only what they did.
+another is at it goes on in the same transaction; the last one commits for all. Nobody is
+told before how they fared, nor that they failed, since that may be due to what others did.
+Each has a savepoint: who fails undoes only what they did.
 """
 
 from __future__ import annotations
@@ -42,10 +43,14 @@ class Writer:
         """
         group = self._entered()
         try:
-            with group.joined() as connection:
-                yield connection
-        finally:
-            self._pass_on()
+            try:
+                with group.joined() as connection:
+                    yield connection
+            finally:
+                self._pass_on()
+        except Exception:
+            group.wait()
+            raise
         group.wait()
 
     def _entered(self) -> _Group:

@@ -7,6 +7,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,7 @@ from oneai_middleware.database import writer
 from oneai_middleware.database.engine import Database
 from oneai_middleware.database.tables import KEYS, TOP_UPS
 from oneai_middleware.errors import StoreUnavailable
+from oneai_middleware.ledgers.sql import SQLLedger
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -70,17 +73,26 @@ def fill(connection: sa.Connection) -> None:
 
 
 @contextlib.contextmanager
-def at_once(
-    database: Database, eventually: Callable[[Callable[[], bool]], None], *acts: Act
-) -> Iterator[list[Future[None]]]:
-    """Do the acts on threads that wait, in this order, while one is at it in here."""
-    waiting: list[Future[None]] = []
-    with ThreadPoolExecutor(len(acts)) as pool, database.transaction():
-        for act in acts:
-            waiting.append(pool.submit(database.run, act))
+def in_line(
+    database: Database,
+    eventually: Callable[[Callable[[], bool]], None],
+    *doings: Callable[[], object],
+) -> Iterator[list[Future[object]]]:
+    """Do these on threads that wait, in this order, while one is at it in here."""
+    waiting: list[Future[object]] = []
+    with ThreadPoolExecutor(len(doings)) as pool, database.transaction():
+        for do in doings:
+            waiting.append(pool.submit(do))
             number = len(waiting)
             eventually(lambda number=number: len(database._writer()._line) == number)
         yield waiting
+
+
+def at_once(
+    database: Database, eventually: Callable[[Callable[[], bool]], None], *acts: Act
+) -> AbstractContextManager[list[Future[object]]]:
+    """Do these in transactions, each of them one."""
+    return in_line(database, eventually, *(partial(database.run, act) for act in acts))
 
 
 def noted(database: Database) -> list[str]:
@@ -137,6 +149,22 @@ def test_a_commit_that_fails_is_nobodys_success(
     assert noted(empty_database) == []
     empty_database.run(note("b"))
     assert noted(empty_database) == ["b"]
+
+
+def test_who_fails_is_told_so_when_that_is_certain_which_others_have_done(
+    empty_database: Database, eventually: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(writer, "MOST", 4)
+    ledger = SQLLedger(empty_database)
+    pay = partial(ledger.top_up, "alice", 5, "a payment that is announced twice")
+    with (
+        pytest.raises(StoreUnavailable),
+        in_line(empty_database, eventually, pay, pay, partial(empty_database.run, owe)) as waiting,
+    ):
+        pass
+    # And not that the reference was booked with another amount, which it never was.
+    assert [type(do.exception()) for do in waiting] == [StoreUnavailable] * 3
+    assert pay() is True
 
 
 def test_what_undoes_the_work_of_all_is_named_to_all(
