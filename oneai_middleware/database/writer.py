@@ -19,7 +19,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .kinds import begin_to_write
-from .patience import time_left
+from .patience import ENDING, time_left
 
 MOST = 64
 """How many share one commit, with those who fail: the first waits for the last."""
@@ -39,7 +39,8 @@ class Writer:
         """A connection that is this thread's in here; committed at the end, undone if
         anything is raised.
 
-        :raises sqlite3.OperationalError: others write for too long.
+        :raises sqlite3.OperationalError: others write for too long. If it was this one's
+            turn before, it may be committed all the same.
         """
         group = self._entered()
         try:
@@ -197,8 +198,14 @@ class _Group:
                 self._ended.set()
 
     def wait(self) -> None:
-        """Wait until it is committed, and raise what another met with who did it."""
-        self._ended.wait()
+        """Wait until it is committed, and raise what another met with who did it.
+
+        :raises sqlite3.OperationalError: it takes too long. Whether it will be committed,
+            nobody knows.
+        """
+        left = time_left()
+        if not self._ended.wait(None if left is None else left + ENDING):
+            raise sqlite3.OperationalError("others do not end the transaction that they share")
         if self._error is not None:
             # One of their own for each thread, whose traceback becomes part of it.
             raise type(self._error)(*self._error.args)

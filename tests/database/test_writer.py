@@ -19,7 +19,9 @@ from oneai_middleware.database import writer
 from oneai_middleware.database.engine import Database
 from oneai_middleware.database.tables import KEYS, TOP_UPS
 from oneai_middleware.errors import StoreUnavailable
+from oneai_middleware.ledgers.base import Balance
 from oneai_middleware.ledgers.sql import SQLLedger
+from oneai_middleware.testing import LEASE, FakeClock, draft, hold
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -165,6 +167,43 @@ def test_who_fails_is_told_so_when_that_is_certain_which_others_have_done(
     # And not that the reference was booked with another amount, which it never was.
     assert [type(do.exception()) for do in waiting] == [StoreUnavailable] * 3
     assert pay() is True
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_one_who_hangs_is_not_waited_for_and_the_books_are_right_whatever_comes_of_it(
+    empty_database: Database, eventually: Any, clock: FakeClock, is_lost: bool
+) -> None:
+    ledger = SQLLedger(empty_database, clock=clock)
+    ledger.top_up("alice", 100, "r1")
+    hold(ledger, draft("a"), 10, 20)
+    settle = partial(ledger.settle, draft("a", cost=15))
+    pay = partial(ledger.top_up, "alice", 7, "r2")
+
+    def hang(connection: sa.Connection) -> None:
+        for do in others:
+            assert isinstance(do.exception(timeout=10), StoreUnavailable)
+        if is_lost:
+            owe(connection)
+
+    doings = (settle, pay, partial(hold, ledger, draft("b"), 10, 60))
+    with (
+        pytest.raises(StoreUnavailable, match="check your account"),
+        in_line(empty_database, eventually, *doings, partial(empty_database.run, hang)) as waiting,
+    ):
+        *others, hanging = waiting
+    assert isinstance(hanging.exception(), StoreUnavailable) == is_lost
+    assert ledger.balance("alice") == (
+        Balance(available=80, held=20, topped_up=100)
+        if is_lost
+        else Balance(available=32, held=60, spent=15, topped_up=107)
+    )
+    assert ledger.audit() == []
+    assert settle() == ledger.settle(draft("a", cost=15))
+    assert pay() is is_lost
+    clock.advance(LEASE)
+    assert ledger.sweep() == (0 if is_lost else 1)
+    assert ledger.balance("alice") == Balance(available=92, spent=15, topped_up=107)
+    assert ledger.audit() == []
 
 
 def test_what_undoes_the_work_of_all_is_named_to_all(
