@@ -76,7 +76,8 @@ class Database:
         raised.
 
         :raises StoreUnavailable: the database cannot be used within two seconds, or
-            its tables are missing or of another version.
+            its tables are missing or of another version. Where it falls silent at the
+            end, all of it may be committed or nothing.
         :raises BrokenOff: it undid the transaction in favour of another.
         """
         with self._errors(), within(patience_of(self.kind)):

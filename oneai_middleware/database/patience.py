@@ -14,6 +14,8 @@ PATIENCE = 0.7
 all that is done in one transaction, nothing more is begun."""
 BUSY = 1.2
 """Seconds that others may write to a SQLite file meanwhile: one alone can at a time."""
+ENDING = 0.7
+"""Seconds longer that those who share a transaction wait for whoever ends it."""
 ABANDONED = 10
 """Seconds after which a server undoes a transaction whose client says nothing more."""
 SILENCE = 0.85

@@ -2,8 +2,9 @@
 
 SQLite lets one at a time write, and who waits has to ask again and again. And each commit
 waits for the disk, which takes longer than all that is done in it. So whoever comes while
-another is at it goes on in the same transaction; the last one commits for all, and nobody
-is told of success before. Each has a savepoint: who fails undoes only what they did.
+another is at it goes on in the same transaction; the last one commits for all. Nobody is
+told before how they fared, nor that they failed, since that may be due to what others did.
+Each has a savepoint: who fails undoes only what they did.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from .kinds import begin_to_write
-from .patience import time_left
+from .patience import ENDING, time_left
 
 MOST = 64
-"""How many share one commit: the first waits for the last."""
+"""How many share one commit, with those who fail: the first waits for the last."""
 
 
 class Writer:
@@ -38,17 +39,31 @@ class Writer:
         """A connection that is this thread's in here; committed at the end, undone if
         anything is raised.
 
-        :raises sqlite3.OperationalError: others write for too long.
+        :raises sqlite3.OperationalError: others write for too long. If it was this one's
+            turn before, it may be committed all the same.
         """
+        group = self._entered()
+        try:
+            try:
+                with group.joined() as connection:
+                    yield connection
+            finally:
+                self._pass_on()
+        except Exception:
+            group.wait()
+            raise
+        group.wait()
+
+    def _entered(self) -> _Group:
+        """The group that goes on, or a new one, once it is this thread's turn."""
         self._take_turn()
         try:
-            group = self._group = self._group or _Group(self._connect())
-            with group.joined() as connection:
-                yield connection
-        finally:
-            is_passed_on = self._pass_on()
-        if is_passed_on:
-            group.wait()
+            if self._group is None:
+                self._group = _Group(self._connect())
+            return self._group
+        except BaseException:
+            self._pass_on()
+            raise
 
     def _take_turn(self) -> None:
         if self._turn.acquire(blocking=False):
@@ -75,19 +90,18 @@ class Writer:
             return False
         return True
 
-    def _pass_on(self) -> bool:
-        """Let the next one go on in this transaction; false if it had to be ended. Nothing
-        is waited for in here: who is killed while they wait would leave the turn taken."""
+    def _pass_on(self) -> None:
+        """Let the next one go on in this transaction, or end it. Nothing is waited for in
+        here: who is killed while they wait would leave the turn taken."""
         group = self._group
         if group is not None and group.has_room and self._called():
-            return True
+            return
         self._group = None
         try:
             if group is not None:
                 group.end()
         finally:
             self._give_back()
-        return False
 
     def _give_back(self) -> None:
         while not self._called():
@@ -129,7 +143,8 @@ class _Group:
         raw: Any = connection.connection.driver_connection
         self._raw: sqlite3.Connection = raw
         self._size = 0
-        self._error: BaseException | None = None
+        self._has_work = False
+        self._error: sqlite3.Error | None = None
         self._ended = threading.Event()
         try:
             begin_to_write(self._raw)
@@ -140,43 +155,57 @@ class _Group:
     @property
     def has_room(self) -> bool:
         """Whether another can join."""
-        return self._size < MOST and self._raw.in_transaction and self._error is None
+        # A connection that is closed cannot be asked any more.
+        return self._size < MOST and self._error is None and self._raw.in_transaction
 
     @contextlib.contextmanager
     def joined(self) -> Iterator[sa.Connection]:
         """One more writes in here. What they did is undone if anything is raised."""
-        is_first = self._size == 0
+        is_first, self._size = self._size == 0, self._size + 1
         if not is_first:
             self._raw.execute("SAVEPOINT one")
         try:
             yield self._connection
-        except BaseException:
-            self._undo("ROLLBACK" if is_first else "ROLLBACK TO one")
+            if not is_first:
+                self._raw.execute("RELEASE one")
+        except BaseException as error:
+            self._undo("ROLLBACK" if is_first else "ROLLBACK TO one", error)
             raise
-        if not is_first:
-            self._raw.execute("RELEASE one")
-        self._size += 1
+        self._has_work = True
 
-    def _undo(self, statement: str) -> None:
+    def _undo(self, statement: str, cause: BaseException) -> None:
         try:
             self._raw.execute(statement)
-        except sqlite3.Error as error:  # SQLite has undone by itself all that there was
-            self._error = error
+        except sqlite3.Error as error:
+            # SQLite has undone by itself all that there was, or SQLAlchemy has closed the
+            # connection of who was stopped in the midst of a statement.
+            cause = getattr(cause, "orig", cause)
+            self._error = cause if isinstance(cause, sqlite3.Error) else error
 
     def end(self) -> None:
-        """Commit for all. What goes wrong is everybody's."""
+        """Commit for all. What goes wrong is everybody's: :meth:`wait` raises it."""
         try:
-            if self._size and self._error is None:
+            if self._has_work and self._error is None:
+                self._error = sqlite3.OperationalError("interrupted")  # unless it gets through
                 self._raw.execute("COMMIT")
-        except BaseException as error:
+                self._error = None
+        except sqlite3.Error as error:
             self._error = error
-            raise
         finally:
-            self._connection.close()
-            self._ended.set()
+            try:
+                self._connection.close()
+            finally:
+                self._ended.set()
 
     def wait(self) -> None:
-        """Wait until it is committed, and raise what another met with who did it."""
-        self._ended.wait()
+        """Wait until it is committed, and raise what another met with who did it.
+
+        :raises sqlite3.OperationalError: it takes too long. Whether it will be committed,
+            nobody knows.
+        """
+        left = time_left()
+        if not self._ended.wait(None if left is None else left + ENDING):
+            raise sqlite3.OperationalError("others do not end the transaction that they share")
         if self._error is not None:
-            raise self._error
+            # One of their own for each thread, whose traceback becomes part of it.
+            raise type(self._error)(*self._error.args)
