@@ -654,12 +654,15 @@ def test_a_proxy_that_refuses_is_no_connection(make_transport):
 
 
 class Proxy:
-    """A proxy that passes TLS on to this port, or refuses to."""
+    """A proxy that passes TLS on to this port, or refuses to; with a certificate it is
+    itself reached over TLS."""
 
-    def __init__(self, port):
+    def __init__(self, port, certificate=None):
         self._port = port
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._tls = certificate and server_context(certificate)
+        scheme = "https" if certificate else "http"
+        self.url = f"{scheme}://localhost:{self._socket.getsockname()[1]}"
         self.heads = []
         self._thread = threading.Thread(target=self._serve)
 
@@ -670,14 +673,16 @@ class Proxy:
     def __exit__(self, *_):
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
         self._thread.join()
+        self._socket.close()
 
     def _serve(self):
         with contextlib.suppress(OSError), contextlib.ExitStack() as open_sockets:
             while True:
                 near = open_sockets.enter_context(self._socket.accept()[0])
                 near.settimeout(PATIENCE)
+                if self._tls:
+                    near = open_sockets.enter_context(self._tls.wrap_socket(near, server_side=True))
                 head = b""
                 while not head.endswith(b"\r\n\r\n"):
                     head += near.recv(1)
@@ -727,14 +732,18 @@ def certificate(tmp_path_factory):
     return path
 
 
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{certificate}.crt", certificate)
+    return context
+
+
 @pytest.fixture
 def tls_provider(provider, certificate):
     """The provider behind TLS; its address."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(f"{certificate}.crt", certificate)
     server = provider._server
     # The handshake is done by the handler's thread, at its first read.
-    server.socket = context.wrap_socket(
+    server.socket = server_context(certificate).wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False
     )
     return f"https://localhost:{server.server_port}/"
@@ -787,6 +796,31 @@ def test_an_exchange_over_tls_can_be_cancelled(
         waiting.result(5)
     released.set()
     reply.close()
+
+
+def test_an_exchange_over_tls_within_that_to_a_proxy_can_be_cancelled(
+    tls_provider, certificate, provider, threads
+):
+    released = threading.Event()
+
+    def respond(turn):
+        turn.start_stream()
+        turn.raw(b"word")
+        released.wait(PATIENCE)
+
+    provider.respond = respond
+    with Proxy(provider._server.server_port, certificate) as proxy, contextlib.ExitStack() as end:
+        transport = read_transport("requests", proxy=proxy.url, verify=f"{certificate}.crt")
+        end.callback(transport.close)
+        reply = transport.open(tls_provider, {}, BODY, Timeouts(total=PATIENCE))
+        end.callback(reply.close)
+        end.callback(released.set)
+        reply.begin()
+        assert reply.read1() == b"word"
+        waiting = threads.submit(reply.read1)
+        reply.cancel()
+        with pytest.raises(BackendUnavailable, match="could not be reached"):
+            waiting.result(PATIENCE / 2)
 
 
 @pytest.mark.parametrize("proxied", [False, True])

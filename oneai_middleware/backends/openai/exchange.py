@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import ClassVar
 
+from urllib3.util.ssltransport import SSLTransport
+
 from ...errors import BackendDisconnected, BackendError, BackendTimeout, BackendUnavailable
 
 PIECE = 64 * 1024
@@ -192,12 +194,14 @@ class Hold:
         with self._lock:
             if self._owner is exchange and self._socket is not None:
                 with contextlib.suppress(OSError):
-                    _shut_down(self._socket)
+                    shut_down(self._socket)
 
 
-def _shut_down(connected: socket.socket) -> None:
+def shut_down(connected: socket.socket | SSLTransport) -> None:
     """End a connection, and leave its encryption on: that of TLS takes it off first, and
     a thread that sends at this moment would send what is secret as it stands."""
+    if isinstance(connected, SSLTransport):  # TLS within that to a proxy
+        connected = connected.socket
     if isinstance(connected, ssl.SSLSocket):
         super(ssl.SSLSocket, connected).shutdown(socket.SHUT_RDWR)
     else:
