@@ -1,7 +1,6 @@
 """What is the lean transport's own: how it keeps its connections, and what it refuses."""
 
 import contextlib
-import threading
 
 import pytest
 
@@ -60,48 +59,6 @@ def test_a_connection_is_free_as_soon_as_the_last_byte_is_read(begin, provider):
     assert len({turn.peer for turn in provider.turns}) == 1
     first.close()
     end(second)
-
-
-@pytest.mark.parametrize("late", [False, True])
-def test_what_comes_unasked_is_no_answer_to_the_next_call(begin, provider, eventually, late):
-    """Whether it comes along with an answer or some time after."""
-    unasked = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nunsaid"
-    go_on, gone = threading.Event(), threading.Event()
-
-    def respond(turn):
-        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nword"
-        if len(provider.turns) > 1 or not late:
-            turn.raw(answer + unasked)
-        else:
-            turn.raw(answer)
-            assert go_on.wait(10)
-            turn.raw(unasked)
-            gone.set()
-
-    provider.respond = respond
-    end(begin())
-    go_on.set()
-    assert not late or gone.wait(10)
-    second = begin()
-    assert second.read1() == b"word"
-    second.close()
-    assert len({turn.peer for turn in provider.turns}) == 2
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"Connection: close\r\nContent-Length: 4\r\n\r\nword",
-        b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n4\r\nword\r\n0\r\n\r\n",
-    ],
-)
-def test_a_connection_that_ends_or_whose_answer_has_two_ends_serves_no_other_call(
-    begin, provider, head
-):
-    provider.respond = lambda turn: turn.raw(b"HTTP/1.1 200 OK\r\n" + head)
-    for _ in range(2):
-        end(begin())
-    assert len({turn.peer for turn in provider.turns}) == 2
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/", "http:///v1", "127.0.0.1", "http://a:b/"])

@@ -126,6 +126,22 @@ def test_a_connection_that_was_not_read_whole_does_not(open_reply, provider):
     assert len({turn.peer for turn in provider.turns}) == 2
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nword",
+        b"200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n4\r\nword\r\n0\r\n\r\n",
+        b"101 Switching Protocols\r\n\r\n",
+    ],
+    ids=["it ends", "two minds about the end", "another protocol"],
+)
+def test_a_connection_serves_no_other_call_after_some_answers(open_reply, provider, answer):
+    provider.respond = lambda turn: turn.raw(b"HTTP/1.1 " + answer)
+    for _ in range(2):
+        ask(open_reply())
+    assert len({turn.peer for turn in provider.turns}) == 2
+
+
 def test_a_connection_the_provider_has_closed_meanwhile_is_replaced(
     open_reply, provider, eventually
 ):
@@ -769,6 +785,47 @@ def test_a_certificate_of_another_host_is_refused(tls_provider, certificate, mak
     transport = make_transport(verify=f"{certificate}.crt")
     with pytest.raises(BackendUnavailable):
         ask(transport.open(tls_provider.replace("localhost", "127.0.0.1"), {}, BODY, Timeouts()))
+
+
+UNASKED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nunsaid"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("size", [4, 14_000, 100_000])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_what_comes_unasked_is_no_answer_to_the_next_call(
+    make_transport, provider, request, encrypted, late, size, framing
+):
+    """Whether it comes along with an answer or some time after, it may wait in our buffer,
+    within TLS or in the socket."""
+    url, verify = provider.url, True
+    if encrypted:
+        url = request.getfixturevalue("tls_provider")
+        verify = f"{request.getfixturevalue('certificate')}.crt"
+    go_on, gone = threading.Event(), threading.Event()
+
+    def respond(turn):
+        body = (b"first " if len(provider.turns) == 1 else b"second ").ljust(size, b"x")
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        if framing == "chunked":
+            chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
+        if late and len(provider.turns) == 1:
+            turn.raw(answer)
+            assert go_on.wait(10)
+            turn.raw(UNASKED)
+            gone.set()
+        else:
+            turn.raw(answer + UNASKED)
+
+    provider.respond = respond
+    transport = make_transport(verify=verify)
+    assert ask(transport.open(url, {}, BODY, Timeouts())).startswith(b"first ")
+    go_on.set()
+    assert not late or gone.wait(10)
+    assert ask(transport.open(url, {}, BODY, Timeouts())).startswith(b"second ")
+    assert len({turn.peer for turn in provider.turns}) == 2
 
 
 @pytest.mark.parametrize("begun", [False, True])

@@ -8,6 +8,7 @@ one caller to the next, and redirects that would carry our key along.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -23,7 +24,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ...errors import BackendUnavailable
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
-from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
+from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces, shut_down
 
 _current: ContextVar[RequestsReply] = ContextVar("oneai_reply")
 
@@ -113,14 +114,37 @@ class _FinalResponse(HTTPResponse):
     http.client passes over the first kind only, and would leave the answer itself in
     the connection, for the next call to find."""
 
+    def __init__(self, connected: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connected, *args, **kwargs)
+        self._connected = connected
+
     def begin(self) -> None:
         super().begin()
         while 101 < self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
+        # After a switch of protocols, or an answer of two minds about its end, no other is.
+        if self.status == 101 or (self.chunked and "content-length" in self.headers):
+            self.will_close = True
         # urllib3 logs what it cannot read of a header, and a provider may echo our key.
         self.headers.defects.clear()
         self.headers.set_payload("")
+
+    def _close_conn(self) -> None:
+        # What follows an answer would be the next call's: urllib3 does not see what waits
+        # within TLS, and what waits in our buffer is forgotten with it.
+        # (Of a proxy's answer to CONNECT it is unknown, and says so, whether it closes.)
+        if not self.will_close and self._has_more():
+            with contextlib.suppress(OSError):
+                shut_down(self._connected)
+        super()._close_conn()  # type: ignore[misc]
+
+    def _has_more(self) -> bool:
+        """Whether something has come that is not of this answer."""
+        with contextlib.suppress(OSError):
+            self._connected.settimeout(0)  # the next request sets it again
+            return bool(self.fp.peek(1))
+        return False
 
 
 class _Held(HTTPConnection):
