@@ -5,14 +5,15 @@ import contextlib
 import pytest
 
 from oneai_middleware.backends.openai import connections
+from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.http_client_transport import HTTPClientTransport
 from oneai_middleware.errors import BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
 
 
 @pytest.fixture
-def transport():
-    transport = HTTPClientTransport()
+def transport(clock):
+    transport = HTTPClientTransport(clock=clock)
     yield transport
     transport.close()
 
@@ -50,6 +51,18 @@ def test_so_many_idle_connections_are_kept_and_no_more(begin, provider, monkeypa
     for reply in replies:
         end(reply)
     eventually(lambda: len(provider.connections) == 2)
+
+
+def test_those_that_nobody_needs_any_more_are_closed(begin, provider, clock, eventually):
+    """Though the one that was used last is used all the time."""
+    replies = [begin() for _ in range(3)]
+    for reply in replies:
+        end(reply)
+    for _ in range(3):
+        clock.advance(0.6 * IDLE)
+        end(begin())
+    eventually(lambda: len(provider.connections) == 1)
+    assert len({turn.peer for turn in provider.turns}) == 3
 
 
 def test_a_connection_is_free_as_soon_as_the_last_byte_is_read(begin, provider):

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import gzip
 import os
+import pkgutil
 import select
 import shutil
 import socket
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import urllib3
 
+from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.transports import TRANSPORTS, read_transport
 from oneai_middleware.errors import BackendDisconnected, BackendTimeout, BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
@@ -33,8 +35,12 @@ def make_transport(request):
     """Make a transport; it is closed at the end."""
     with contextlib.ExitStack() as at_the_end:
 
-        def make_transport(proxy=None, verify=True):
-            transport = read_transport(request.param, proxy=proxy, verify=verify)
+        def make_transport(proxy=None, verify=True, **options):
+            if options:
+                make = pkgutil.resolve_name(TRANSPORTS[request.param])
+                transport = make(proxy=proxy, verify=verify, **options)
+            else:
+                transport = read_transport(request.param, proxy=proxy, verify=verify)
             at_the_end.callback(transport.close)
             return transport
 
@@ -124,6 +130,28 @@ def test_a_connection_that_was_not_read_whole_does_not(open_reply, provider):
     reply.close()
     assert len(ask(open_reply())) == 300_000
     assert len({turn.peer for turn in provider.turns}) == 2
+
+
+def test_a_connection_that_was_idle_for_long_serves_no_other_call(make_transport, provider, clock):
+    """Something on the way may have forgotten it without a word."""
+    transport = make_transport(clock=clock)
+    for pause in (IDLE, IDLE, IDLE + 1):
+        ask(transport.open(provider.url, {}, BODY, Timeouts()))
+        clock.advance(pause)
+    ask(transport.open(provider.url, {}, BODY, Timeouts()))
+    peers = [turn.peer for turn in provider.turns]
+    assert peers[0] == peers[1] == peers[2] != peers[3]
+
+
+def test_how_long_an_answer_takes_does_not_age_its_connection(make_transport, provider, clock):
+    transport = make_transport(clock=clock)
+    for _ in range(2):
+        reply = transport.open(provider.url, {}, BODY, Timeouts())
+        reply.begin()
+        clock.advance(IDLE + 1)
+        read_all(reply)
+        reply.close()
+    assert len({turn.peer for turn in provider.turns}) == 1
 
 
 @pytest.mark.parametrize(
@@ -907,6 +935,7 @@ UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import sys
 import gevent, gevent.event, gevent.server
+from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.transports import read_transport
 from oneai_middleware.errors import BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts

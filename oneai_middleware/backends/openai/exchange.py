@@ -21,6 +21,9 @@ TOGETHER = 64 * 1024
 """Bytes of a request that are sent at once; more are not copied for it."""
 IDLE_CONNECTIONS = 256
 """Kept open per provider; with fewer than there are threads they are reopened."""
+IDLE = 50.0
+"""Seconds that one is kept without use. Many a load balancer ends it after 60, and what
+forgets it without a word, after minutes, swallows the next request."""
 HURRY = 5.0
 """Seconds to wait for what may follow a finish reason: the usage, the end."""
 LINGER = 0.1

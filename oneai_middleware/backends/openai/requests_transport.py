@@ -9,7 +9,9 @@ one caller to the next, and redirects that would carry our key along.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from http.client import HTTPResponse
@@ -24,7 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ...errors import BackendUnavailable
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
-from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces, shut_down
+from .exchange import IDLE, IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces, shut_down
 
 _current: ContextVar[RequestsReply] = ContextVar("oneai_reply")
 
@@ -34,12 +36,19 @@ class RequestsTransport:
 
     :param proxy: the address of an HTTP proxy.
     :param verify: whether to check TLS certificates, or the path of a CA bundle.
+    :param clock: seconds, by which idle connections age.
     """
 
-    def __init__(self, *, proxy: str | None = None, verify: bool | str = True) -> None:
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        verify: bool | str = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._verify = verify
-        self._session = PerProcess(_session)
+        self._session = PerProcess(lambda: _session(clock))
 
     def open(
         self, url: str, headers: Mapping[str, str], body: bytes | None, timeouts: Timeouts
@@ -152,10 +161,21 @@ class _Held(HTTPConnection):
 
     response_class = _FinalResponse
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, clock: Callable[[], float], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._hold = Hold()
         self._parts: list[bytes] | None = None
+        self._clock = clock
+        self._idle_since = clock()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can serve another call."""
+        return self._clock() - self._idle_since <= IDLE and super().is_connected
+
+    def rest(self) -> None:
+        """Its answer was read, and it goes back to its pool."""
+        self._idle_since = self._clock()
 
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
@@ -199,12 +219,25 @@ class _HeldTLS(_Held, HTTPSConnection):
 class _Pool(urllib3.HTTPConnectionPool):
     ConnectionCls = _Held
 
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.rest()
+        super()._put_conn(conn)
 
-class _TLSPool(urllib3.HTTPSConnectionPool):
+
+class _TLSPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HeldTLS
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, clock: Callable[[], float], **options: Any) -> None:
+        # What a pool does not know, it hands on to its connections.
+        self._pool_classes = {
+            "http": functools.partial(_Pool, clock=clock),
+            "https": functools.partial(_TLSPool, clock=clock),
+        }
+        super().__init__(**options)
+
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """Without cookies, an encoding and copies of headers, which nobody wants here."""
         response = requests.Response()
@@ -214,11 +247,11 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        self.poolmanager.pool_classes_by_scheme = self._pool_classes
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        manager.pool_classes_by_scheme = self._pool_classes
         return manager
 
 
@@ -231,9 +264,9 @@ def _close_pools(adapter: Any) -> None:
                 pool.close()
 
 
-def _session() -> requests.Session:
+def _session(clock: Callable[[], float]) -> requests.Session:
     session = requests.Session()
-    adapter = _Adapter(pool_connections=16, pool_maxsize=IDLE_CONNECTIONS, max_retries=0)
+    adapter = _Adapter(clock, pool_connections=16, pool_maxsize=IDLE_CONNECTIONS, max_retries=0)
     for scheme in ("http://", "https://"):
         session.mount(scheme, adapter)
     return session
