@@ -514,6 +514,17 @@ def test_a_refused_connection_is_none(transport):
         ask(transport.open("http://127.0.0.1:9/", {}, BODY, Timeouts()))
 
 
+def test_what_is_being_handled_already_is_not_taken_for_the_cause(transport):
+    """As in a backend that asks another once the first has failed."""
+    reply = transport.open("http://127.0.0.1:9/", {}, BODY, Timeouts())
+    try:
+        raise KeyError("of somebody else")
+    except KeyError:
+        with pytest.raises(BackendDisconnected) as caught:
+            ask(reply)
+    assert caught.value.detail.endswith("Connection refused")
+
+
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, reset):
     """It can only be told from a new one by what happens to the request."""

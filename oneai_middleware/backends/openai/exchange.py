@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
@@ -63,10 +64,11 @@ class Exchange:
 
     def begin(self, sent: Callable[[], object] = bool) -> None:
         """Send the request and wait for status and headers."""
+        before = sys.exception()
         try:
             self._send(sent)
         except (*self.late, *self.broken) as error:
-            raise self._translated(error, BackendDisconnected) from error
+            raise self._translated(error, BackendDisconnected, before) from error
 
     def read1(self) -> bytes:
         """The bytes that have come, waiting for the first; empty at the end."""
@@ -113,14 +115,21 @@ class Exchange:
         if self._cancelled:
             raise BackendUnavailable("cancelled")
 
-    def _translated(self, error: Exception, kind: type[BackendUnavailable]) -> BackendError:
-        """The border: ``kind`` is what a broken connection means here."""
+    def _translated(
+        self,
+        error: Exception,
+        kind: type[BackendUnavailable],
+        before: BaseException | None = None,
+    ) -> BackendError:
+        """The border: ``kind`` is what a broken connection means here, ``before`` what was
+        being handled already and has nothing to do with it."""
+        innermost = _innermost(error, before)
         if isinstance(error, self.late):
-            return BackendTimeout(_reason(error))
+            return BackendTimeout(_reason(error, innermost))
         if self._cancelled:
             return BackendUnavailable("cancelled")
-        is_of_the_system = isinstance(_innermost(error), OSError)
-        return (kind if is_of_the_system else BackendUnavailable)(_reason(error))
+        is_of_the_system = isinstance(innermost, OSError)
+        return (kind if is_of_the_system else BackendUnavailable)(_reason(error, innermost))
 
 
 def pieces(parts: list[bytes]) -> list[bytes]:
@@ -128,16 +137,15 @@ def pieces(parts: list[bytes]) -> list[bytes]:
     return [b"".join(parts)] if sum(map(len, parts)) <= TOGETHER else parts
 
 
-def _innermost(error: BaseException) -> BaseException:
-    while (below := error.__cause__ or error.__context__) is not None:
+def _innermost(error: BaseException, before: BaseException | None) -> BaseException:
+    while (below := error.__cause__ or error.__context__) not in (None, before):
         error = below
     return error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, innermost: BaseException) -> str:
     """What lies at the bottom of ``error``, for the operator: its kind and, of an error
     of the system or of TLS, what it says. Other texts may hold what nobody may see."""
-    innermost = _innermost(error)
     said = getattr(innermost, "verify_message", None) or getattr(innermost, "strerror", None)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
