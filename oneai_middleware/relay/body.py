@@ -144,8 +144,10 @@ class EventStream:
             if ending is not None and ending.error is not None:
                 raise ending.error
         except BaseException:
-            self._exchange.fail(InternalError())  # unless it has ended before
-            self._exchange.release()
+            try:
+                self._exchange.fail(InternalError())  # unless it has ended before
+            finally:
+                self._exchange.release()
             raise
 
     def __iter__(self) -> EventStream:
@@ -173,9 +175,11 @@ class EventStream:
             if self._closed:
                 return
             self._closed = self._over = True
-        self._exchange.leave()
-        self._exchange.release()
-        log_call(self._exchange.call)
+        try:
+            self._exchange.leave()
+        finally:  # a host's scope may raise, and a place is lost for good
+            self._exchange.release()
+            log_call(self._exchange.call)
 
     # --- what comes next ----------------------------------------------------
 

@@ -96,9 +96,13 @@ class Pump(Generic[T]):
 
     def _await_item(self, timeout: float) -> None:
         with self._changed:
-            self._is_awaited = True
-            self._changed.wait_for(lambda: self._come or self._stopped, max(0.0, timeout))
+            self._changed.wait_for(self._has_come, max(0.0, timeout))
             self._is_awaited = False
+
+    def _has_come(self) -> bool:
+        # Said before each look: what it is woken up for may be an item it has already.
+        self._is_awaited = True
+        return bool(self._come) or self._stopped
 
     def _make_room(self) -> None:
         """Let the thread go on that waits for room, once it has some work to do."""

@@ -100,10 +100,11 @@ class _Rounds:
 
     def _has_work(self) -> bool:
         with self._lock:
-            if not self._watched:
-                self._is_idle = True
-                self._arrival.wait(self.IDLE)
-                self._is_idle = False
+            self._is_idle = True
+            # A call that is gone before we look is one after which others may come.
+            while not self._watched and self._arrival.wait(self.IDLE):
+                pass
+            self._is_idle = False
             if self._watched:
                 return True
             self._thread = None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneai_middleware.backends.openai.http1 import MAX_HEAD, Answer, Inlet
+from oneai_middleware.backends.openai.http1 import MAX_HEAD, WAITING, Answer, Inlet
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -80,6 +80,22 @@ def test_an_answer_is_the_same_wherever_its_bytes_are_cut(name, cuts):
     edges = [0, *sorted(cut for cut in cuts if 0 < cut < len(raw)), len(raw)]
     pieces = [raw[start:end] for start, end in zip(edges, edges[1:], strict=False)]
     assert read(*pieces)[:3] == (200, read(raw)[1], body)
+
+
+def test_little_is_set_aside_while_little_comes_and_much_while_much_does():
+    """Thousands of streams may wait for their next event."""
+    head, words, asked = OK + b"Content-Length: 9999\r\n\r\n", [4, 4, WAITING, 4000, 4], []
+    coming = iter([head, *(b"x" * size for size in words), head])
+
+    def receive(size):
+        asked.append(size)
+        return next(coming)
+
+    inlet = Inlet(receive, 4000)
+    answer = Answer(inlet)
+    assert [len(answer.read1(4000)) for _ in words] == words
+    Answer(inlet)
+    assert asked == [4000, WAITING, WAITING, WAITING, 4000, 4000, 4000]
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import gzip
 import os
+import pkgutil
 import select
 import shutil
 import socket
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import urllib3
 
+from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.transports import TRANSPORTS, read_transport
 from oneai_middleware.errors import BackendDisconnected, BackendTimeout, BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
@@ -33,8 +35,12 @@ def make_transport(request):
     """Make a transport; it is closed at the end."""
     with contextlib.ExitStack() as at_the_end:
 
-        def make_transport(proxy=None, verify=True):
-            transport = read_transport(request.param, proxy=proxy, verify=verify)
+        def make_transport(proxy=None, verify=True, **options):
+            if options:
+                make = pkgutil.resolve_name(TRANSPORTS[request.param])
+                transport = make(proxy=proxy, verify=verify, **options)
+            else:
+                transport = read_transport(request.param, proxy=proxy, verify=verify)
             at_the_end.callback(transport.close)
             return transport
 
@@ -123,6 +129,44 @@ def test_a_connection_that_was_not_read_whole_does_not(open_reply, provider):
     reply.read1()
     reply.close()
     assert len(ask(open_reply())) == 300_000
+    assert len({turn.peer for turn in provider.turns}) == 2
+
+
+def test_a_connection_that_was_idle_for_long_serves_no_other_call(make_transport, provider, clock):
+    """Something on the way may have forgotten it without a word."""
+    transport = make_transport(clock=clock)
+    for pause in (IDLE, IDLE, IDLE + 1):
+        ask(transport.open(provider.url, {}, BODY, Timeouts()))
+        clock.advance(pause)
+    ask(transport.open(provider.url, {}, BODY, Timeouts()))
+    peers = [turn.peer for turn in provider.turns]
+    assert peers[0] == peers[1] == peers[2] != peers[3]
+
+
+def test_how_long_an_answer_takes_does_not_age_its_connection(make_transport, provider, clock):
+    transport = make_transport(clock=clock)
+    for _ in range(2):
+        reply = transport.open(provider.url, {}, BODY, Timeouts())
+        reply.begin()
+        clock.advance(IDLE + 1)
+        read_all(reply)
+        reply.close()
+    assert len({turn.peer for turn in provider.turns}) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"200 OK\r\nConnection: close\r\nContent-Length: 4\r\n\r\nword",
+        b"200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n4\r\nword\r\n0\r\n\r\n",
+        b"101 Switching Protocols\r\n\r\n",
+    ],
+    ids=["it ends", "two minds about the end", "another protocol"],
+)
+def test_a_connection_serves_no_other_call_after_some_answers(open_reply, provider, answer):
+    provider.respond = lambda turn: turn.raw(b"HTTP/1.1 " + answer)
+    for _ in range(2):
+        ask(open_reply())
     assert len({turn.peer for turn in provider.turns}) == 2
 
 
@@ -470,6 +514,17 @@ def test_a_refused_connection_is_none(transport):
         ask(transport.open("http://127.0.0.1:9/", {}, BODY, Timeouts()))
 
 
+def test_what_is_being_handled_already_is_not_taken_for_the_cause(transport):
+    """As in a backend that asks another once the first has failed."""
+    reply = transport.open("http://127.0.0.1:9/", {}, BODY, Timeouts())
+    try:
+        raise KeyError("of somebody else")
+    except KeyError:
+        with pytest.raises(BackendDisconnected) as caught:
+            ask(reply)
+    assert caught.value.detail.endswith("Connection refused")
+
+
 @pytest.mark.parametrize("reset", [False, True])
 def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, reset):
     """It can only be told from a new one by what happens to the request."""
@@ -654,12 +709,15 @@ def test_a_proxy_that_refuses_is_no_connection(make_transport):
 
 
 class Proxy:
-    """A proxy that passes TLS on to this port, or refuses to."""
+    """A proxy that passes TLS on to this port, or refuses to; with a certificate it is
+    itself reached over TLS."""
 
-    def __init__(self, port):
+    def __init__(self, port, certificate=None):
         self._port = port
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._tls = certificate and server_context(certificate)
+        scheme = "https" if certificate else "http"
+        self.url = f"{scheme}://localhost:{self._socket.getsockname()[1]}"
         self.heads = []
         self._thread = threading.Thread(target=self._serve)
 
@@ -670,14 +728,16 @@ class Proxy:
     def __exit__(self, *_):
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
         self._thread.join()
+        self._socket.close()
 
     def _serve(self):
         with contextlib.suppress(OSError), contextlib.ExitStack() as open_sockets:
             while True:
                 near = open_sockets.enter_context(self._socket.accept()[0])
                 near.settimeout(PATIENCE)
+                if self._tls:
+                    near = open_sockets.enter_context(self._tls.wrap_socket(near, server_side=True))
                 head = b""
                 while not head.endswith(b"\r\n\r\n"):
                     head += near.recv(1)
@@ -727,14 +787,18 @@ def certificate(tmp_path_factory):
     return path
 
 
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{certificate}.crt", certificate)
+    return context
+
+
 @pytest.fixture
 def tls_provider(provider, certificate):
     """The provider behind TLS; its address."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(f"{certificate}.crt", certificate)
     server = provider._server
     # The handshake is done by the handler's thread, at its first read.
-    server.socket = context.wrap_socket(
+    server.socket = server_context(certificate).wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False
     )
     return f"https://localhost:{server.server_port}/"
@@ -760,6 +824,47 @@ def test_a_certificate_of_another_host_is_refused(tls_provider, certificate, mak
     transport = make_transport(verify=f"{certificate}.crt")
     with pytest.raises(BackendUnavailable):
         ask(transport.open(tls_provider.replace("localhost", "127.0.0.1"), {}, BODY, Timeouts()))
+
+
+UNASKED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nunsaid"
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("size", [4, 14_000, 100_000])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_what_comes_unasked_is_no_answer_to_the_next_call(
+    make_transport, provider, request, encrypted, late, size, framing
+):
+    """Whether it comes along with an answer or some time after, it may wait in our buffer,
+    within TLS or in the socket."""
+    url, verify = provider.url, True
+    if encrypted:
+        url = request.getfixturevalue("tls_provider")
+        verify = f"{request.getfixturevalue('certificate')}.crt"
+    go_on, gone = threading.Event(), threading.Event()
+
+    def respond(turn):
+        body = (b"first " if len(provider.turns) == 1 else b"second ").ljust(size, b"x")
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        if framing == "chunked":
+            chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk
+        if late and len(provider.turns) == 1:
+            turn.raw(answer)
+            assert go_on.wait(10)
+            turn.raw(UNASKED)
+            gone.set()
+        else:
+            turn.raw(answer + UNASKED)
+
+    provider.respond = respond
+    transport = make_transport(verify=verify)
+    assert ask(transport.open(url, {}, BODY, Timeouts())).startswith(b"first ")
+    go_on.set()
+    assert not late or gone.wait(10)
+    assert ask(transport.open(url, {}, BODY, Timeouts())).startswith(b"second ")
+    assert len({turn.peer for turn in provider.turns}) == 2
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -789,6 +894,31 @@ def test_an_exchange_over_tls_can_be_cancelled(
     reply.close()
 
 
+def test_an_exchange_over_tls_within_that_to_a_proxy_can_be_cancelled(
+    tls_provider, certificate, provider, threads
+):
+    released = threading.Event()
+
+    def respond(turn):
+        turn.start_stream()
+        turn.raw(b"word")
+        released.wait(PATIENCE)
+
+    provider.respond = respond
+    with Proxy(provider._server.server_port, certificate) as proxy, contextlib.ExitStack() as end:
+        transport = read_transport("requests", proxy=proxy.url, verify=f"{certificate}.crt")
+        end.callback(transport.close)
+        reply = transport.open(tls_provider, {}, BODY, Timeouts(total=PATIENCE))
+        end.callback(reply.close)
+        end.callback(released.set)
+        reply.begin()
+        assert reply.read1() == b"word"
+        waiting = threads.submit(reply.read1)
+        reply.cancel()
+        with pytest.raises(BackendUnavailable, match="could not be reached"):
+            waiting.result(PATIENCE / 2)
+
+
 @pytest.mark.parametrize("proxied", [False, True])
 def test_a_cancel_reaches_a_handshake_that_stalls(proxied, make_transport):
     """The TLS of a provider, or the CONNECT of a proxy, that accepts and says nothing."""
@@ -816,6 +946,7 @@ UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import sys
 import gevent, gevent.event, gevent.server
+from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.transports import read_transport
 from oneai_middleware.errors import BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts

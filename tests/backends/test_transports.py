@@ -61,6 +61,7 @@ def test_an_object_is_taken_as_it_is():
         ("json:", "'json:' is neither a class nor a function"),
         (7, "int is no Transport"),
         (None, "NoneType is no Transport"),
+        (Own, "Own is a class; an object is wanted"),
     ],
 )
 def test_what_names_no_transport_stops_the_start(spec, told):

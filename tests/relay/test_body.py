@@ -1,3 +1,4 @@
+import contextlib
 import itertools
 import json
 import threading
@@ -552,3 +553,28 @@ def test_what_has_come_by_then_goes_out_together_but_not_too_much_of_it(bench, s
     assert max(sizes) < 400_000
     assert len(rest) < 10
     assert b"".join(rest).count(b"data: ") == 12  # with the reason to end, and the end
+
+
+@contextlib.contextmanager
+def raising():
+    """The scope of a host whose clearing up fails."""
+    yield
+    raise KeyError("the host's own")
+
+
+def test_a_hosts_scope_that_raises_takes_no_place_when_a_caller_leaves(bench, start, monkeypatch):
+    stream = start("one ", end=False)
+    assert text([next(stream.body)]) == "one "
+    monkeypatch.setattr(bench.control, "_scope", raising)
+    with pytest.raises(KeyError):
+        stream.body.close()
+    bench.assert_nothing_is_held()
+
+
+def test_a_hosts_scope_that_raises_takes_no_place_when_no_thread_is_to_be_had(bench, monkeypatch):
+    stream = bench.stream(bench.exchange())
+    monkeypatch.setattr(bench, "add", lambda watched: 1 / 0)
+    monkeypatch.setattr(bench.control, "_scope", raising)
+    with pytest.raises(KeyError):
+        stream.body.open()
+    bench.assert_nothing_is_held()

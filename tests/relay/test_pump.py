@@ -189,6 +189,43 @@ def test_a_stop_may_come_at_any_moment(eventually, pumps):
     eventually(lambda: not pumps())
 
 
+def test_a_reader_that_is_woken_up_for_an_item_it_has_already_is_woken_up_for_the_next():
+    """The pump has seen that somebody waits, and says that an item is there only after
+    that has been taken and the next is waited for."""
+    late, waits, in_time = threading.Event(), threading.Semaphore(0), []
+
+    class Changed(threading.Condition):
+        def __enter__(self):
+            if threading.current_thread().name == "oneai-pump" and not late.is_set():
+                late.set()
+                assert waits.acquire(timeout=10)
+            return super().__enter__()
+
+        def wait_for(self, predicate, timeout=None):
+            if not late.is_set():
+                assert not predicate()
+                begin.set()
+                assert late.wait(10)
+            return super().wait_for(predicate, timeout)
+
+        def wait(self, timeout=None):
+            waits.release()
+            in_time.append(super().wait(timeout))
+            return in_time[-1]
+
+    def items():
+        assert begin.wait(10)
+        yield 1
+        assert waits.acquire(timeout=10)
+        yield 2
+
+    begin, pump = threading.Event(), Pump(items())
+    pump._changed = Changed()
+    pump.start()
+    assert (pump.take(10), pump.take(10)) == (1, 2)
+    assert in_time == [True, True]
+
+
 def test_the_thread_keeps_no_process_alive(pumps):
     let_go = threading.Event()
     pump = started(Counting(1, let_go))

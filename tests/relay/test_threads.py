@@ -1,5 +1,6 @@
 """Threads that are kept for the next job."""
 
+import contextvars
 import gc
 import os
 import threading
@@ -55,6 +56,24 @@ def test_what_a_job_held_is_free_while_its_thread_waits(eventually):
     threads.run(held)
     del held
     eventually(lambda: gc.collect() is not None and watched() is None)
+
+
+def test_a_job_finds_no_context_variable_of_the_one_before(eventually):
+    """It may say whose request that was."""
+    caller, seen, ran = contextvars.ContextVar("caller", default="nobody"), [], []
+    threads = Threads("work", idle=30)
+
+    def work(name):
+        seen.append(caller.get())
+        caller.set(name)
+        ran.append(threading.current_thread())
+
+    threads.run(lambda: work("alice"))
+    eventually(lambda: ran and is_idle(ran[0]))
+    threads.run(lambda: work("bob"))
+    eventually(lambda: len(ran) == 2)
+    assert ran[0] is ran[1]
+    assert seen == ["nobody", "nobody"]
 
 
 def test_of_many_jobs_none_is_lost_though_threads_end_all_the_time():

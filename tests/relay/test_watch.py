@@ -89,6 +89,26 @@ def test_the_thread_ends_when_there_is_nothing_to_do_and_a_new_one_starts(watch,
         eventually(lambda: thread_of(watch) is None)
 
 
+def test_calls_that_are_gone_at_once_need_no_thread_each(watch, monkeypatch):
+    """In most cases they are gone before the watch has seen them."""
+
+    class Arrival(threading.Condition):
+        def wait(self, timeout=None):
+            waits.release()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(module._Rounds, "IDLE", 30)
+    waits, threads, rounds = threading.Semaphore(0), set(), watch._rounds()
+    rounds._arrival = Arrival(rounds._lock)
+    for _ in range(9):
+        call = Watched()
+        watch.add(call)
+        watch.remove(call)
+        assert waits.acquire(timeout=10)
+        threads.add(thread_of(watch))
+    assert len(threads) == 1
+
+
 def test_a_call_may_remove_itself_while_it_is_looked_at(watch, eventually):
     class Leaving(Watched):
         def look(self):

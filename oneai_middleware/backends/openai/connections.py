@@ -6,7 +6,8 @@ import contextlib
 import socket
 import ssl
 import weakref
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -14,7 +15,7 @@ from urllib3.util import wait_for_read
 
 from ...errors import BackendDisconnected
 from .addresses import Peer, Request
-from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
+from .exchange import IDLE, IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
 from .http1 import Answer, Inlet
 
 
@@ -26,6 +27,7 @@ class Connection:
         self.hold = Hold()
         self.socket: socket.socket | None = None
         self.inlet = Inlet(lambda size: b"", 0)
+        self.idle_since = 0.0
 
     def connect(self, exchange: Exchange, timeout: float, pool: Pool) -> None:
         """Connect, by way of the proxy if there is one, and agree on TLS."""
@@ -78,11 +80,12 @@ class Connection:
 class Pool:
     """The idle connections of this process; the one used last is the next to be used."""
 
-    def __init__(self, verify: bool | str) -> None:
+    def __init__(self, verify: bool | str, clock: Callable[[], float]) -> None:
         self._verify = verify
+        self._clock = clock
         # Without a lock, which could be held at a fork: each step is atomic by itself.
         self._tls: ssl.SSLContext | None = None
-        self._idle: dict[Peer, list[Connection]] = {}
+        self._idle: dict[Peer, deque[Connection]] = {}
         weakref.finalize(self, _close, self._idle)
 
     @property
@@ -94,30 +97,42 @@ class Pool:
 
     def take(self, peer: Peer) -> Connection | None:
         """An idle connection that still stands."""
-        idle = self._idle.get(peer, [])
+        idle = self._idle.get(peer, deque())
         while True:
             try:
                 connection = idle.pop()
             except IndexError:
                 return None
-            if connection.is_fresh():
+            if not self._is_old(connection) and connection.is_fresh():
                 return connection
             connection.close()
 
     def give(self, connection: Connection) -> None:
         """Keep a connection whose answer was read whole."""
-        idle = self._idle.setdefault(connection.peer, [])
+        idle = self._idle.setdefault(connection.peer, deque())
+        self._close_old(idle)
         if len(idle) < IDLE_CONNECTIONS:
+            connection.idle_since = self._clock()
             idle.append(connection)
         else:
             connection.close()
+
+    def _is_old(self, connection: Connection) -> bool:
+        return self._clock() - connection.idle_since > IDLE
+
+    def _close_old(self, idle: deque[Connection]) -> None:
+        """Those at the front have waited longest; they are never used while fewer will do."""
+        # Another may take the one looked at: then a younger one is closed, or none is left.
+        with contextlib.suppress(IndexError):
+            while idle and self._is_old(idle[0]):
+                idle.popleft().close()
 
     def close(self) -> None:
         """Close them all."""
         _close(self._idle)
 
 
-def _close(idle: Mapping[Peer, list[Connection]]) -> None:
+def _close(idle: Mapping[Peer, deque[Connection]]) -> None:
     for connections in list(idle.values()):
         with contextlib.suppress(IndexError):  # others may take of them meanwhile
             while True:

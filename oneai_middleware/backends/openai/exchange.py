@@ -6,10 +6,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import ClassVar
+
+from urllib3.util.ssltransport import SSLTransport
 
 from ...errors import BackendDisconnected, BackendError, BackendTimeout, BackendUnavailable
 
@@ -19,6 +22,9 @@ TOGETHER = 64 * 1024
 """Bytes of a request that are sent at once; more are not copied for it."""
 IDLE_CONNECTIONS = 256
 """Kept open per provider; with fewer than there are threads they are reopened."""
+IDLE = 50.0
+"""Seconds that one is kept without use. Many a load balancer ends it after 60, and what
+forgets it without a word, after minutes, swallows the next request."""
 HURRY = 5.0
 """Seconds to wait for what may follow a finish reason: the usage, the end."""
 LINGER = 0.1
@@ -58,10 +64,11 @@ class Exchange:
 
     def begin(self, sent: Callable[[], object] = bool) -> None:
         """Send the request and wait for status and headers."""
+        before = sys.exception()
         try:
             self._send(sent)
         except (*self.late, *self.broken) as error:
-            raise self._translated(error, BackendDisconnected) from error
+            raise self._translated(error, BackendDisconnected, before) from error
 
     def read1(self) -> bytes:
         """The bytes that have come, waiting for the first; empty at the end."""
@@ -108,14 +115,21 @@ class Exchange:
         if self._cancelled:
             raise BackendUnavailable("cancelled")
 
-    def _translated(self, error: Exception, kind: type[BackendUnavailable]) -> BackendError:
-        """The border: ``kind`` is what a broken connection means here."""
+    def _translated(
+        self,
+        error: Exception,
+        kind: type[BackendUnavailable],
+        before: BaseException | None = None,
+    ) -> BackendError:
+        """The border: ``kind`` is what a broken connection means here, ``before`` what was
+        being handled already and has nothing to do with it."""
+        innermost = _innermost(error, before)
         if isinstance(error, self.late):
-            return BackendTimeout(_reason(error))
+            return BackendTimeout(_reason(error, innermost))
         if self._cancelled:
             return BackendUnavailable("cancelled")
-        is_of_the_system = isinstance(_innermost(error), OSError)
-        return (kind if is_of_the_system else BackendUnavailable)(_reason(error))
+        is_of_the_system = isinstance(innermost, OSError)
+        return (kind if is_of_the_system else BackendUnavailable)(_reason(error, innermost))
 
 
 def pieces(parts: list[bytes]) -> list[bytes]:
@@ -123,16 +137,15 @@ def pieces(parts: list[bytes]) -> list[bytes]:
     return [b"".join(parts)] if sum(map(len, parts)) <= TOGETHER else parts
 
 
-def _innermost(error: BaseException) -> BaseException:
-    while (below := error.__cause__ or error.__context__) is not None:
+def _innermost(error: BaseException, before: BaseException | None) -> BaseException:
+    while (below := error.__cause__ or error.__context__) not in (None, before):
         error = below
     return error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, innermost: BaseException) -> str:
     """What lies at the bottom of ``error``, for the operator: its kind and, of an error
     of the system or of TLS, what it says. Other texts may hold what nobody may see."""
-    innermost = _innermost(error)
     said = getattr(innermost, "verify_message", None) or getattr(innermost, "strerror", None)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
@@ -192,12 +205,14 @@ class Hold:
         with self._lock:
             if self._owner is exchange and self._socket is not None:
                 with contextlib.suppress(OSError):
-                    _shut_down(self._socket)
+                    shut_down(self._socket)
 
 
-def _shut_down(connected: socket.socket) -> None:
+def shut_down(connected: socket.socket | SSLTransport) -> None:
     """End a connection, and leave its encryption on: that of TLS takes it off first, and
     a thread that sends at this moment would send what is secret as it stands."""
+    if isinstance(connected, SSLTransport):  # TLS within that to a proxy
+        connected = connected.socket
     if isinstance(connected, ssl.SSLSocket):
         super(ssl.SSLSocket, connected).shutdown(socket.SHUT_RDWR)
     else:

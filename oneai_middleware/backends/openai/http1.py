@@ -25,6 +25,9 @@ MAX_INTERIM = 100
 """Replies such as 103 Early Hints before the one that counts."""
 MAX_SIZE_LINE = 4 * 1024
 """Bytes of the line before a chunk."""
+WAITING = 1024
+"""Bytes that are asked for while little comes at a time: they are set aside for
+each stream that waits for its next event."""
 
 _END = re.compile(rb"\r?\n\r?\n")
 _STATUS = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: .*)?")
@@ -38,12 +41,12 @@ class Inlet:
     """Bytes of a connection, some of which have come before they are asked for.
 
     :param receive: up to so many bytes, waiting for the first; none at the end.
-    :param piece: how many are asked for at a time.
+    :param piece: how many are asked for at a time, at an answer's begin and while as many come.
     """
 
     def __init__(self, receive: Callable[[int], bytes], piece: int) -> None:
         self._receive = receive
-        self._piece = piece
+        self._most = self._size = piece
         self._data = b""
         self._at = 0
 
@@ -57,6 +60,7 @@ class Inlet:
 
         :raises RemoteDisconnected: there is nothing at all.
         """
+        self._size = self._most
         while not (end := _END.search(self._data, self._at)):
             if self._data.startswith((b"\n", b"\r\n"), self._at):  # no header at all
                 raise BadStatusLine("")
@@ -104,7 +108,9 @@ class Inlet:
         return self._data[start:end]
 
     def _fill(self) -> bool:
-        data = self._receive(self._piece)
+        data = self._receive(self._size)
+        # Where there was more than was asked for, the rest has come as well.
+        self._size = self._most if len(data) >= self._size else WAITING
         self._data = self._data[self._at :] + data
         self._at = 0
         return bool(data)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import time
 from collections.abc import Callable, Mapping
 
 import urllib3
@@ -27,17 +28,24 @@ class HTTPClientTransport:
 
     :param proxy: the address of an HTTP proxy, ``http://…``.
     :param verify: whether to check TLS certificates, or the path of a CA bundle.
+    :param clock: seconds, by which idle connections age.
     :raises ConfigurationError: the proxy is itself to be reached over TLS.
     """
 
-    def __init__(self, *, proxy: str | None = None, verify: bool | str = True) -> None:
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        verify: bool | str = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if proxy is not None and proxy.lower().startswith("https:"):
             raise ConfigurationError(
                 "proxy: an 'http://' address, or the transport 'requests', which speaks TLS to it"
             )
         # An address is read once; a backend has two.
         self._target = functools.lru_cache(64)(functools.partial(read_target, proxy=proxy))
-        self._pool = PerProcess(lambda: Pool(verify))
+        self._pool = PerProcess(lambda: Pool(verify, clock))
 
     def open(
         self, url: str, headers: Mapping[str, str], body: bytes | None, timeouts: Timeouts

@@ -8,7 +8,10 @@ one caller to the next, and redirects that would carry our key along.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from http.client import HTTPResponse
@@ -23,7 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from ...errors import BackendUnavailable
 from ...per_process import PerProcess
 from ...protocol.chat import Timeouts
-from .exchange import IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces
+from .exchange import IDLE, IDLE_CONNECTIONS, PIECE, Exchange, Hold, pieces, shut_down
 
 _current: ContextVar[RequestsReply] = ContextVar("oneai_reply")
 
@@ -33,12 +36,19 @@ class RequestsTransport:
 
     :param proxy: the address of an HTTP proxy.
     :param verify: whether to check TLS certificates, or the path of a CA bundle.
+    :param clock: seconds, by which idle connections age.
     """
 
-    def __init__(self, *, proxy: str | None = None, verify: bool | str = True) -> None:
+    def __init__(
+        self,
+        *,
+        proxy: str | None = None,
+        verify: bool | str = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         self._verify = verify
-        self._session = PerProcess(_session)
+        self._session = PerProcess(lambda: _session(clock))
 
     def open(
         self, url: str, headers: Mapping[str, str], body: bytes | None, timeouts: Timeouts
@@ -113,14 +123,37 @@ class _FinalResponse(HTTPResponse):
     http.client passes over the first kind only, and would leave the answer itself in
     the connection, for the next call to find."""
 
+    def __init__(self, connected: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connected, *args, **kwargs)
+        self._connected = connected
+
     def begin(self) -> None:
         super().begin()
         while 101 < self.status < 200:
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
+        # After a switch of protocols, or an answer of two minds about its end, no other is.
+        if self.status == 101 or (self.chunked and "content-length" in self.headers):
+            self.will_close = True
         # urllib3 logs what it cannot read of a header, and a provider may echo our key.
         self.headers.defects.clear()
         self.headers.set_payload("")
+
+    def _close_conn(self) -> None:
+        # What follows an answer would be the next call's: urllib3 does not see what waits
+        # within TLS, and what waits in our buffer is forgotten with it.
+        # (Of a proxy's answer to CONNECT it is unknown, and says so, whether it closes.)
+        if not self.will_close and self._has_more():
+            with contextlib.suppress(OSError):
+                shut_down(self._connected)
+        super()._close_conn()  # type: ignore[misc]
+
+    def _has_more(self) -> bool:
+        """Whether something has come that is not of this answer."""
+        with contextlib.suppress(OSError):
+            self._connected.settimeout(0)  # the next request sets it again
+            return bool(self.fp.peek(1))
+        return False
 
 
 class _Held(HTTPConnection):
@@ -128,10 +161,21 @@ class _Held(HTTPConnection):
 
     response_class = _FinalResponse
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, clock: Callable[[], float], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._hold = Hold()
         self._parts: list[bytes] | None = None
+        self._clock = clock
+        self._idle_since = clock()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can serve another call."""
+        return self._clock() - self._idle_since <= IDLE and super().is_connected
+
+    def rest(self) -> None:
+        """Its answer was read, and it goes back to its pool."""
+        self._idle_since = self._clock()
 
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
@@ -175,12 +219,25 @@ class _HeldTLS(_Held, HTTPSConnection):
 class _Pool(urllib3.HTTPConnectionPool):
     ConnectionCls = _Held
 
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.rest()
+        super()._put_conn(conn)
 
-class _TLSPool(urllib3.HTTPSConnectionPool):
+
+class _TLSPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _HeldTLS
 
 
 class _Adapter(HTTPAdapter):
+    def __init__(self, clock: Callable[[], float], **options: Any) -> None:
+        # What a pool does not know, it hands on to its connections.
+        self._pool_classes = {
+            "http": functools.partial(_Pool, clock=clock),
+            "https": functools.partial(_TLSPool, clock=clock),
+        }
+        super().__init__(**options)
+
     def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
         """Without cookies, an encoding and copies of headers, which nobody wants here."""
         response = requests.Response()
@@ -190,11 +247,11 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        self.poolmanager.pool_classes_by_scheme = self._pool_classes
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _Pool, "https": _TLSPool}
+        manager.pool_classes_by_scheme = self._pool_classes
         return manager
 
 
@@ -207,9 +264,9 @@ def _close_pools(adapter: Any) -> None:
                 pool.close()
 
 
-def _session() -> requests.Session:
+def _session(clock: Callable[[], float]) -> requests.Session:
     session = requests.Session()
-    adapter = _Adapter(pool_connections=16, pool_maxsize=IDLE_CONNECTIONS, max_retries=0)
+    adapter = _Adapter(clock, pool_connections=16, pool_maxsize=IDLE_CONNECTIONS, max_retries=0)
     for scheme in ("http://", "https://"):
         session.mount(scheme, adapter)
     return session

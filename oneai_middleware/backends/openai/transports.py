@@ -22,6 +22,8 @@ def read_transport(spec: Any, *, proxy: str | None, verify: bool | str) -> Trans
     :raises ConfigurationError: it names none.
     """
     found = _made(spec, proxy=proxy, verify=verify) if isinstance(spec, str) else spec
+    if isinstance(found, type):
+        raise ConfigurationError(f"transport: {found.__name__} is a class; an object is wanted")
     if not callable(getattr(found, "open", None)) or not callable(getattr(found, "close", None)):
         raise ConfigurationError(f"transport: {type(found).__name__} is no Transport")
     transport: Transport = found
