@@ -202,7 +202,7 @@ def test_a_refused_stranger_leaves_nothing_behind(limiter):
 
 def test_a_forked_child_starts_empty_and_never_waits_for_the_parents_lock(limiter, monkeypatch):
     call(limiter, claim(rpm=1))
-    with limiter._state().lock:
+    with limiter._state().free_lock():
         fork(monkeypatch)
         call(limiter, claim(rpm=1))
         assert refusal(limiter, claim(rpm=1)).limit == "rpm"
