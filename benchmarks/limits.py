@@ -181,9 +181,16 @@ def cost(name: str, limiter: RateLimiter, calls: int) -> Cost:
         third = time.perf_counter_ns()
         begun.append((second - first) / 1000)
         ended.append((third - second) / 1000)
-    figures = [_percentile(sorted(of), share) for of in (begun, ended) for share in (0.5, 0.99)]
+    begin, end = sorted(begun), sorted(ended)
     together = statistics.median(_contended(limiter, calls) for _ in range(RUNS))
-    return Cost(name, *figures, threads_per_s=round(together))
+    return Cost(
+        name,
+        acquire_p50_us=_percentile(begin, 0.5),
+        acquire_p99_us=_percentile(begin, 0.99),
+        settle_p50_us=_percentile(end, 0.5),
+        settle_p99_us=_percentile(end, 0.99),
+        threads_per_s=round(together),
+    )
 
 
 def take(calls: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .chart import Bar, Panel, chart
@@ -39,15 +39,18 @@ COLUMNS = {
     "packages": "packages",
 }
 
-# In the chart, of the fastest transport, or the first; who is not ours has another colour.
+# In the chart, over the default transport, which is the first, and the fastest; who is not ours
+# has another colour.
 SHOWN = {
     "LiteLLM": "litellm",
     "Portkey": "portkey",
     "oneai, PostgreSQL and Redis": "postgresql/gthread/{first}",
     "oneai, SQLite": "sqlite/gthread/{first}",
-    "oneai, memory": "gateway/gthread/{best}",
-    "oneai, memory, on granian": "gateway/granian/{best}",
-    "bare relay": "bare/gthread/{best}",
+    "oneai, memory": "gateway/gthread/{first}",
+    "oneai, {best}": "gateway/gthread/{best}",
+    "oneai, {best}, on granian": "gateway/granian/{best}",
+    "bare relay": "bare/gthread/{first}",
+    "bare relay, {best}": "bare/gthread/{best}",
 }
 OTHERS = ("litellm", "portkey", "bare")
 
@@ -139,24 +142,26 @@ def picture(results: Results) -> str:
         [
             Panel(
                 "Answers of 1 KB a second, one core, 32 callers",
-                _bars(results, "answers", SHOWN),
+                _bars(results, "answers"),
             ),
             Panel(
                 "Streamed events a second, one core, 8 streams",
-                _bars(results, "streams", SHOWN),
+                _bars(results, "streams"),
             ),
         ]
     )
 
 
-def _bars(results: Results, measure: str, shown: Mapping[str, str]) -> list[Bar]:
-    """Those of ``shown`` who took part, by label, each with its median."""
+def _bars(results: Results, measure: str) -> list[Bar]:
+    """Those of ``SHOWN`` who took part, each with its median."""
     transports = results.about["transports"]
     best, first = fastest(results, transports), transports[0]
-    named = {label: name.format(best=best, first=first) for label, name in shown.items()}
-    values = {label: results.median(measure, name, "per_s") for label, name in named.items()}
+    labels: dict[str, str] = {}
+    for label, name in SHOWN.items():
+        labels.setdefault(name.format(best=best, first=first), label.format(best=best))
+    values = {name: results.median(measure, name, "per_s") for name in labels}
     return [
-        Bar(label, value, not named[label].startswith(OTHERS))
-        for label, value in values.items()
+        Bar(labels[name], value, not name.startswith(OTHERS))
+        for name, value in values.items()
         if not math.isnan(value)
     ]
