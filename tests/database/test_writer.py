@@ -69,9 +69,10 @@ def be_stopped(connection: sa.Connection) -> None:
 
 def fill(connection: sa.Connection) -> None:
     """Find no room in the file, at which SQLite undoes the whole transaction."""
-    pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+    names = ("page_count", "freelist_count", "page_size")
+    pages, free, size = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names]
     connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-    note("x" * 200_000)(connection)
+    note("x" * (free + 50) * size)(connection)  # what others deleted is room, too
 
 
 @contextlib.contextmanager
