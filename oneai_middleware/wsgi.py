@@ -12,4 +12,8 @@ from .gateway import Gateway
 from .middleware import OneAIMiddleware
 from .settings import Settings, config_file
 
-application = OneAIMiddleware(NotFound(), Gateway(Settings.from_file(config_file())))
+_gateway = Gateway(Settings.from_file(config_file()))
+
+application = OneAIMiddleware(
+    NotFound(f"Nothing is here: the API is below {_gateway.settings.mount}/v1."), _gateway
+)

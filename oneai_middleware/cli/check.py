@@ -51,7 +51,12 @@ def _warnings(gateway: Gateway) -> Iterator[str]:
             "rate_limiter = 'redis://…', or processes = N"
         )
     if gateway.ledger.one_process:
-        yield "ledger: lives in memory; with several worker processes prepaid calls are refused"
+        several = (
+            "each of several worker processes has balances of its own"
+            if gateway.settings.allow_memory_ledger
+            else "with several worker processes prepaid calls are refused"
+        )
+        yield f"ledger: lives in memory; {several}"
 
 
 def _stores(gateway: Gateway) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -76,6 +76,15 @@ def test_check_reports_good_settings_a_line_each(capsys: Any, config: Any) -> No
     ]
 
 
+def test_check_says_what_a_ledger_in_memory_means_where_it_is_allowed(
+    capsys: Any, config: Any
+) -> None:
+    assert main(["check", "--config", config("allow_memory_ledger = true")]) == 0
+    said = capsys.readouterr().out
+    assert "memory; each of several worker processes has balances of its own" in said
+    assert "refused" not in said
+
+
 def test_check_reads_the_file_that_the_environment_names(
     capsys: Any, config: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

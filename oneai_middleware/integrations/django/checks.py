@@ -67,9 +67,13 @@ def _memory(ours: Gateway) -> Iterator[CheckMessage]:
             id="oneai.W002",
         )
     if ours.ledger.one_process:
+        several = (
+            "each of several worker processes has its own"
+            if ours.settings.allow_memory_ledger
+            else "with several worker processes prepaid accounts are refused"
+        )
         yield Warning(
-            "Balances are kept in memory: they are gone when the process is, and with several "
-            "worker processes prepaid accounts are refused.",
+            f"Balances are kept in memory: they are gone when the process is, and {several}.",
             hint=f"Keep keys and money in a database: set {SETTING}['KEY_STORE'] to 'django'.",
             id="oneai.W003",
         )

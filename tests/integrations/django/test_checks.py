@@ -50,6 +50,8 @@ def test_nothing_is_said_when_all_is_right(use):
         ("W002", {"RATE_LIMITER": "memory"}, "'RATE_LIMITER'] to 'redis://"),
         ("W002", {"RATE_LIMITER": "memory"}, "'PROCESSES'] to N"),
         ("W003", {"LEDGER": "memory"}, "'KEY_STORE'] to 'django'"),
+        ("W003", {"LEDGER": "memory"}, "prepaid accounts are refused"),
+        ("W003", {"LEDGER": "memory", "ALLOW_MEMORY_LEDGER": True}, "has its own"),
         ("W004", {"MIDDLEWARE": [OTHER, OURS]}, OTHER),
         ("W005", {"TOP_UP_URL": "https://me:pa55@shop.example/"}, "ONEAI['TOP_UP_URL']"),
         ("W006", {"ASGI_APPLICATION": "project.asgi.application"}, "wsgi.py"),
