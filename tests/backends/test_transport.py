@@ -525,19 +525,44 @@ def test_what_is_being_handled_already_is_not_taken_for_the_cause(transport):
     assert caught.value.detail.endswith("Connection refused")
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, reset):
+def test_nor_is_it_where_an_answer_breaks_off(open_reply, provider):
+    go_on = threading.Event()
+
+    def respond(turn):
+        turn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nword")
+        assert go_on.wait(10)
+        reset(turn)
+
+    provider.respond = respond
+    reply = open_reply()
+    reply.begin()
+    assert reply.read1() == b"word"
+    go_on.set()
+    try:
+        raise KeyError("of somebody else")
+    except KeyError:
+        with contextlib.closing(reply), pytest.raises(BackendUnavailable) as caught:
+            reply.read1()
+    assert caught.value.detail.endswith("Connection reset by peer")
+
+
+def reset(turn):
+    """End its connection with what is no proper end."""
+    linger = struct.pack("ii", 1, 0)
+    turn._handler.close_connection = True
+    turn._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    turn._handler.connection.close()
+
+
+def hang_up(turn):
+    turn._handler.close_connection = True
+
+
+@pytest.mark.parametrize("end", [hang_up, reset])
+def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, end):
     """It can only be told from a new one by what happens to the request."""
     ask(open_reply())
-
-    def hang_up(turn):
-        turn._handler.close_connection = True
-        if reset:
-            linger = struct.pack("ii", 1, 0)
-            turn._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            turn._handler.connection.close()
-
-    provider.respond = hang_up
+    provider.respond = end
     with pytest.raises(BackendDisconnected):
         ask(open_reply())
     assert len({turn.peer for turn in provider.turns}) == 1
