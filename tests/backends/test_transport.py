@@ -971,7 +971,6 @@ UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import sys
 import gevent, gevent.event, gevent.server
-from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.transports import read_transport
 from oneai_middleware.errors import BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts
