@@ -98,6 +98,27 @@ def test_little_is_set_aside_while_little_comes_and_much_while_much_does():
     assert asked == [4000, WAITING, WAITING, WAITING, 4000, 4000, 4000]
 
 
+def test_much_is_asked_for_though_tls_never_gives_as_much():
+    """A record of 16 KB is not to be read in two."""
+    record, left, asked = 16 * 1024, 0, []
+    coming = [OK + b"Content-Length: 999999\r\n\r\n"]
+
+    def receive(size):
+        nonlocal left
+        asked.append(size)
+        if coming:
+            return coming.pop()
+        left = left or record
+        given = min(size, left)
+        left -= given
+        return b"x" * given
+
+    answer = Answer(Inlet(receive, 64 * 1024))
+    for _ in range(9):
+        answer.read1(64 * 1024)
+    assert asked == [64 * 1024, WAITING, *[64 * 1024] * 8]
+
+
 @pytest.mark.parametrize("status", [204, 304])
 def test_some_statuses_have_no_body(status):
     raw = b"HTTP/1.1 %d X\r\nContent-Length: 7\r\n\r\n" % status

@@ -525,19 +525,44 @@ def test_what_is_being_handled_already_is_not_taken_for_the_cause(transport):
     assert caught.value.detail.endswith("Connection refused")
 
 
-@pytest.mark.parametrize("reset", [False, True])
-def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, reset):
+def test_nor_is_it_where_an_answer_breaks_off(open_reply, provider):
+    go_on = threading.Event()
+
+    def respond(turn):
+        turn.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nword")
+        assert go_on.wait(10)
+        reset(turn)
+
+    provider.respond = respond
+    reply = open_reply()
+    reply.begin()
+    assert reply.read1() == b"word"
+    go_on.set()
+    try:
+        raise KeyError("of somebody else")
+    except KeyError:
+        with contextlib.closing(reply), pytest.raises(BackendUnavailable) as caught:
+            reply.read1()
+    assert caught.value.detail.endswith("Connection reset by peer")
+
+
+def reset(turn):
+    """End its connection with what is no proper end."""
+    linger = struct.pack("ii", 1, 0)
+    turn._handler.close_connection = True
+    turn._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    turn._handler.connection.close()
+
+
+def hang_up(turn):
+    turn._handler.close_connection = True
+
+
+@pytest.mark.parametrize("end", [hang_up, reset])
+def test_an_idle_connection_that_is_closed_under_the_request_is_none(open_reply, provider, end):
     """It can only be told from a new one by what happens to the request."""
     ask(open_reply())
-
-    def hang_up(turn):
-        turn._handler.close_connection = True
-        if reset:
-            linger = struct.pack("ii", 1, 0)
-            turn._handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            turn._handler.connection.close()
-
-    provider.respond = hang_up
+    provider.respond = end
     with pytest.raises(BackendDisconnected):
         ask(open_reply())
     assert len({turn.peer for turn in provider.turns}) == 1
@@ -826,6 +851,42 @@ def test_a_certificate_of_another_host_is_refused(tls_provider, certificate, mak
         ask(transport.open(tls_provider.replace("localhost", "127.0.0.1"), {}, BODY, Timeouts()))
 
 
+LONG = b"x" * 100_000
+WHOLE = {
+    "by its length": b"200 OK\r\nContent-Length: 4\r\n\r\nword",
+    "long": b"200 OK\r\nContent-Length: 100000\r\n\r\n" + LONG,
+    "empty": b"200 OK\r\nContent-Length: 0\r\n\r\n",
+    "in chunks": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nword\r\n0\r\n\r\n",
+    "a long chunk": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n186a0\r\n%b\r\n0\r\n\r\n" % LONG,
+    "no chunk": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a trailer": b"200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nA: b\r\n\r\n",
+    "compressed": b"200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(gzip.compress(LONG)), gzip.compress(LONG)),
+    "no content": b"204 No Content\r\n\r\n",
+    "unchanged": b"304 Not Modified\r\n\r\n",
+    "a refusal": b"429 Too Many Requests\r\nContent-Length: 4\r\n\r\nword",
+    "a fault": b"500 Oh\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nword\r\n0\r\n\r\n",
+    "hints first": b"103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nword",
+}
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("answer", WHOLE.values(), ids=WHOLE)
+def test_one_connection_serves_call_after_call(
+    make_transport, provider, request, encrypted, answer
+):
+    """Whatever the answers are, as long as they are read whole."""
+    url, verify = provider.url, True
+    if encrypted:
+        url = request.getfixturevalue("tls_provider")
+        verify = f"{request.getfixturevalue('certificate')}.crt"
+    provider.respond = lambda turn: turn.raw(b"HTTP/1.1 " + answer)
+    transport = make_transport(verify=verify)
+    for body in [BODY, None] * 4:
+        ask(transport.open(url, {}, body, Timeouts()))
+    assert len({turn.peer for turn in provider.turns}) == 1
+
+
 UNASKED = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nunsaid"
 
 
@@ -946,7 +1007,6 @@ UNDER_GEVENT = """
 from gevent import monkey; monkey.patch_all()
 import sys
 import gevent, gevent.event, gevent.server
-from oneai_middleware.backends.openai.exchange import IDLE
 from oneai_middleware.backends.openai.transports import read_transport
 from oneai_middleware.errors import BackendUnavailable
 from oneai_middleware.protocol.chat import Timeouts

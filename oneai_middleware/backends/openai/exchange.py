@@ -72,10 +72,11 @@ class Exchange:
 
     def read1(self) -> bytes:
         """The bytes that have come, waiting for the first; empty at the end."""
+        before = sys.exception()
         try:
             data = self._receive()
         except (*self.late, *self.broken) as error:
-            raise self._translated(error, BackendUnavailable) from error
+            raise self._translated(error, BackendUnavailable, before) from error
         # A socket that was shut down reads as ended.
         if self._cancelled:
             raise BackendUnavailable("cancelled")
@@ -119,7 +120,7 @@ class Exchange:
         self,
         error: Exception,
         kind: type[BackendUnavailable],
-        before: BaseException | None = None,
+        before: BaseException | None,
     ) -> BackendError:
         """The border: ``kind`` is what a broken connection means here, ``before`` what was
         being handled already and has nothing to do with it."""

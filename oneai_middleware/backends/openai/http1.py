@@ -41,7 +41,7 @@ class Inlet:
     """Bytes of a connection, some of which have come before they are asked for.
 
     :param receive: up to so many bytes, waiting for the first; none at the end.
-    :param piece: how many are asked for at a time, at an answer's begin and while as many come.
+    :param piece: how many are asked for at a time, at an answer's begin and while much comes.
     """
 
     def __init__(self, receive: Callable[[int], bytes], piece: int) -> None:
@@ -109,8 +109,8 @@ class Inlet:
 
     def _fill(self) -> bool:
         data = self._receive(self._size)
-        # Where there was more than was asked for, the rest has come as well.
-        self._size = self._most if len(data) >= self._size else WAITING
+        # Where that was full, the rest has come as well; within TLS 16 KB are much already.
+        self._size = self._most if len(data) >= WAITING else WAITING
         self._data = self._data[self._at :] + data
         self._at = 0
         return bool(data)
