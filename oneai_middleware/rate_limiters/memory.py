@@ -61,7 +61,7 @@ class MemoryRateLimiter(RateLimiter):
                 state.subjects[subject.name] = subject
             id = state.keep_open(claims, now + self._lease)
             left = [subject.buckets() for subject in subjects]
-        # Threads that are many are mostly interrupted in the lock: the less there is to do.
+        # Not in the lock, in which one of many threads is interrupted more often than not.
         return Grant(id, account, claims, tokens, figures(left))
 
     def renew(self, grant: Grant) -> None:
