@@ -93,3 +93,17 @@ def test_a_transport_shows_no_permission_of_its_proxy(name):
 def test_one_that_cannot_be_made_is_named():
     with pytest.raises(ConfigurationError, match=r"^transport: 'json:loads' cannot be made: "):
         OpenAIBackend(base_url="http://127.0.0.1/v1", transport="json:loads")
+
+
+def refuse(*, proxy, verify):
+    raise ValueError(f"no such proxy: {proxy}")
+
+
+def test_one_that_cannot_be_made_shows_no_permission_of_its_proxy(monkeypatch):
+    monkeypatch.setattr("oneai_middleware.testing.refuse", refuse, raising=False)
+    with pytest.raises(
+        ConfigurationError, match=r"'oneai_middleware.testing:refuse' .* raised ValueError$"
+    ):
+        transport_of(
+            transport="oneai_middleware.testing:refuse", proxy="http://me:s3cret@127.0.0.1:9"
+        )

@@ -36,9 +36,11 @@ def _made(spec: str, **options: Any) -> Any:
         return make(**options)
     except ConfigurationError:
         raise
-    except Exception as error:
+    except TypeError as error:
+        raise ConfigurationError(f"transport: {spec!r} cannot be made: {error}") from error
+    except Exception as error:  # whose words may hold the proxy's password
         raise ConfigurationError(
-            f"transport: {spec!r} cannot be made: {type(error).__name__}: {error}"
+            f"transport: {spec!r} cannot be made: it raised {type(error).__name__}"
         ) from error
 
 
